@@ -1,0 +1,1 @@
+"""The backup system itself: repositories on stores, with no Dagster imported."""

@@ -1,0 +1,1 @@
+"""Tests of backup_pipeline, laid out as the package is."""
