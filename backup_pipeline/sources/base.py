@@ -1,0 +1,166 @@
+"""The contract of a source: the adapter that reads a dataset's bytes consistently.
+
+What the engine relies on, and each source guarantees:
+
+* ``scan`` yields every entry once, in ascending order of its path's bytes, in batches with the
+  columns of :data:`SCAN_SCHEMA`. What cannot be listed is yielded too, with ``state`` other than
+  ``good``; nothing is left out in silence.
+* The change mark of an entry (:data:`MARK_COLUMNS`) differs whenever its content may differ,
+  except for changes younger than ``clock_granularity_ns``, which the engine reads again by itself.
+* ``open`` gives the bytes as they are at one moment, or says in ``Reader.finish`` that it could
+  not: the entry is then read again and at last recorded as ``torn``.
+* ``fingerprint`` reads no content and changes when any change mark does.
+* ``as_of`` answers for a past day exactly or raises ``DayUnavailable``; it never answers with
+  another day's state.
+* Scanning and reading change nothing in the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "GOOD",
+    "MARK_COLUMNS",
+    "Details",
+    "Reader",
+    "Source",
+    "Unreadable",
+    "scan_schema",
+]
+
+GOOD = "good"
+TORN = "torn"  # changed while it was read, each time
+UNREADABLE = "unreadable"  # listed, but its bytes or its folder could not be read
+VANISHED = "vanished"  # listed, then gone before it could be read
+SKIPPED = "skipped"  # a socket, device or fifo: recorded, and it has no bytes to keep
+
+# An entry is unchanged when all of these equal the parent snapshot's.
+MARK_COLUMNS = ("type", "size", "mtime_ns", "ctime_ns", "inode", "device", "etag", "version_id")
+
+
+def scan_schema() -> pa.Schema:
+    """Columns of a scan's batches; a source leaves null what its system does not have."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("path", pa.binary(), nullable=False),
+            pa.field("type", pa.string(), nullable=False),
+            pa.field("state", pa.string(), nullable=False),
+            pa.field("reason", pa.string()),
+            pa.field("size", pa.int64(), nullable=False),
+            pa.field("mtime_ns", pa.int64()),
+            pa.field("ctime_ns", pa.int64()),
+            pa.field("inode", pa.uint64()),
+            pa.field("device", pa.uint64()),
+            pa.field("links", pa.uint32()),
+            pa.field("mode", pa.uint32()),
+            pa.field("uid", pa.uint32()),
+            pa.field("gid", pa.uint32()),
+            pa.field("etag", pa.string()),
+            pa.field("version_id", pa.string()),
+        ]
+    )
+
+
+class Unreadable(Exception):
+    """An entry's bytes cannot be had; the snapshot will name it.
+
+    Attributes:
+        state: ``unreadable`` or ``vanished``.
+    """
+
+    def __init__(self, state: str, reason: str) -> None:
+        super().__init__(reason)
+        self.state = state
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class Details:
+    """What is known of an entry once it was read to its end.
+
+    Attributes:
+        steady: Whether nothing changed while it was read.
+        size: Logical size in bytes.
+        mark: Values to replace the scan's (column name to value), as seen when it was opened.
+        holes: Ranges (offset, length) without stored bytes; the reader skipped them.
+        xattrs: Extended attributes.
+        link_target: Where a symbolic link points.
+        content_type: Media type, for objects.
+        metadata: User metadata, for objects.
+    """
+
+    steady: bool = True
+    size: int = 0
+    mark: dict[str, int | str | None] = field(default_factory=dict[str, "int | str | None"])
+    holes: Sequence[tuple[int, int]] = ()
+    xattrs: Sequence[tuple[bytes, bytes]] = ()
+    link_target: bytes | None = None
+    content_type: str | None = None
+    metadata: Sequence[tuple[str, str]] = ()
+
+
+class Reader(Protocol):
+    """Bytes of one entry, from first to last, without its holes."""
+
+    def read_into(self, buffer: memoryview) -> int:
+        """Fill ``buffer`` from its start; returns the number of bytes, 0 at the end.
+
+        May return less than fits before the end is reached.
+        """
+        ...
+
+    def finish(self) -> Details:
+        """Close, and tell what was read. Called once, after the last byte or to give up."""
+        ...
+
+
+class Source(Protocol):
+    """A dataset as it can be read. See the module's docstring for the guarantees."""
+
+    kind: str
+    supports_as_of: bool
+    clock_granularity_ns: int
+
+    def describe(self) -> str:
+        """Where this reads from, for messages; holds no secret."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A cheap value that changes when the dataset does (hex)."""
+        ...
+
+    def scan(self) -> Iterator[pa.RecordBatch]:
+        """Every entry, in ascending order of path."""
+        ...
+
+    def prefetch(self, entries: Sequence[tuple[bytes, int, str | None]]) -> None:
+        """Announce (path, size, etag) of entries that will be opened next, in this order."""
+        ...
+
+    def open(self, path: bytes, type: str, *, etag: str | None = None) -> Reader:
+        """Open one entry of the last scan.
+
+        Entries without bytes (directories, links) are opened too: their reader is empty and
+        ``finish`` brings their details.
+
+        Raises:
+            Unreadable: It cannot be opened, or is gone.
+        """
+        ...
+
+    def as_of(self, day: date) -> Source:
+        """This source as it was at the end of a past day.
+
+        Raises:
+            DayUnavailable: That state cannot be had exactly.
+        """
+        ...
