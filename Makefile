@@ -46,7 +46,7 @@ test: $(STAMP) browser ## run the tests, two at a time
 lint: $(STAMP) ## style, types and the direction of imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/lint-imports
 
 .PHONY: bench

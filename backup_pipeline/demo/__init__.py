@@ -1,0 +1,1 @@
+"""The demo: real datasets backed up, damaged, lost and restored, with Dagster."""
