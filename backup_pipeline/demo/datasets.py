@@ -71,15 +71,14 @@ def write_training_data(scene: Scene) -> int:
     for table in sorted((bundled / "data").glob("*.csv*")):
         _copy_once(table, root / "tables" / table.name)
 
-    digits = sklearn.datasets.load_digits()
-    count = min(len(digits.images), FIRST_DIGITS + DIGITS_PER_DAY * scene.days_passed)
+    pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
+    count = min(len(labels), FIRST_DIGITS + DIGITS_PER_DAY * scene.days_passed)
     for number in range(count):
-        folder = root / "digits" / str(digits.target[number])
+        folder = root / "digits" / str(labels[number])
         folder.mkdir(parents=True, exist_ok=True)
         picture = folder / f"{number:04d}.pgm"
         if not picture.exists():
-            pixels = digits.images[number].astype("uint8").tobytes()
-            picture.write_bytes(b"P5 8 8 16\n" + pixels)
+            picture.write_bytes(b"P5 8 8 16\n" + bytes(pixels[number].astype("uint8")))
     return count
 
 
@@ -135,9 +134,11 @@ def write_measurements(scene: Scene, day: date) -> int:
     Returns:
         How many rows the slice has.
     """
-    from sklearn.datasets import load_breast_cancer
+    import pandas as pd
+    import sklearn.datasets
 
-    table = load_breast_cancer(as_frame=True).frame
+    bundled = Path(sklearn.datasets.__file__).parent / "data" / "breast_cancer.csv"
+    table = pd.read_csv(bundled, skiprows=1, header=None)
     rows = table.sample(ROWS_PER_DAY, random_state=day.toordinal() % (1 << 31))
     folder = scene.path("demo/measurements") / f"day={day}"
     folder.mkdir(parents=True, exist_ok=True)
