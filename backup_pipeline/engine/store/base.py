@@ -76,7 +76,7 @@ NAME_LIMIT: Final = 512
 """Longest name in characters; with a store's own prefix it stays below S3's 1024 bytes."""
 
 PROBE_PREFIX: Final = "probe/"
-"""Where ``probe`` writes; what is found here was left where deletion is refused, and is no one's."""
+"""Where ``probe`` writes; what stays here was left where deletion is refused."""
 
 CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 """How far this machine's clock may be from the store's before ``probe`` calls it a problem."""

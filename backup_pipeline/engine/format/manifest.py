@@ -1,0 +1,216 @@
+"""The manifest: a snapshot's entries and their chunks as Arrow tables in Parquet segments.
+
+A snapshot lists at most 16 segments, oldest first, each sorted by path. A row in a later segment
+replaces the row of the same path in every earlier one; a row of type ``deleted`` removes it. So
+an unchanged run reuses its parent's list, and a small change writes a small segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from backup_pipeline.engine.errors import DamageError
+from backup_pipeline.engine.format.pack import ID_BYTES, RUN_BYTES
+
+if TYPE_CHECKING:
+    from backup_pipeline.engine.crypto import Buffer
+
+__all__ = [
+    "CHUNK_TYPE",
+    "DELETED",
+    "MOST_SEGMENTS",
+    "PACK_NAME_BYTES",
+    "check_rows",
+    "decode_segment",
+    "encode_segment",
+    "manifest_schema",
+    "merge",
+    "segments_to_merge",
+]
+
+DELETED = "deleted"
+MOST_SEGMENTS = 16
+PACK_NAME_BYTES = RUN_BYTES + 32  # run id, then SHA-256 of the sealed pack
+MOST_SEGMENT_ROWS = 200_000_000
+
+CHUNK_TYPE = pa.struct(
+    [
+        pa.field("pack", pa.binary(PACK_NAME_BYTES), nullable=False),
+        pa.field("ordinal", pa.uint32(), nullable=False),
+        pa.field("offset", pa.uint32(), nullable=False),
+        pa.field("stored", pa.uint32(), nullable=False),
+        pa.field("raw", pa.uint32(), nullable=False),
+        pa.field("inner", pa.uint32(), nullable=False),
+        pa.field("size", pa.uint32(), nullable=False),
+        pa.field("id", pa.binary(ID_BYTES), nullable=False),
+    ]
+)
+_PAIR = pa.struct(
+    [pa.field("name", pa.binary(), nullable=False), pa.field("value", pa.binary(), nullable=False)]
+)
+_TEXT_PAIR = pa.struct(
+    [pa.field("name", pa.string(), nullable=False), pa.field("value", pa.string(), nullable=False)]
+)
+_HOLE = pa.struct(
+    [pa.field("offset", pa.int64(), nullable=False), pa.field("length", pa.int64(), nullable=False)]
+)
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.binary(), nullable=False),
+        pa.field("type", pa.string(), nullable=False),
+        pa.field("state", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("mtime_ns", pa.int64()),
+        pa.field("ctime_ns", pa.int64()),
+        pa.field("inode", pa.uint64()),
+        pa.field("device", pa.uint64()),
+        pa.field("links", pa.uint32()),
+        pa.field("mode", pa.uint32()),
+        pa.field("uid", pa.uint32()),
+        pa.field("gid", pa.uint32()),
+        pa.field("etag", pa.string()),
+        pa.field("version_id", pa.string()),
+        pa.field("link_target", pa.binary()),
+        pa.field("content_type", pa.string()),
+        pa.field("metadata", pa.list_(pa.field("element", _TEXT_PAIR, nullable=False))),
+        pa.field("xattrs", pa.list_(pa.field("element", _PAIR, nullable=False))),
+        pa.field("holes", pa.list_(pa.field("element", _HOLE, nullable=False))),
+        pa.field("chunks", pa.list_(pa.field("element", CHUNK_TYPE, nullable=False))),
+    ]
+)
+
+_SORTED_INTEGERS = ("size", "mtime_ns", "ctime_ns", "inode")
+_DICTIONARY = (
+    "type",
+    "state",
+    "reason",
+    "device",
+    "links",
+    "mode",
+    "uid",
+    "gid",
+    "content_type",
+    "chunks.list.element.pack",
+    "chunks.list.element.ordinal",
+    "chunks.list.element.offset",
+    "chunks.list.element.stored",
+    "chunks.list.element.raw",
+)
+_ROW_GROUP_ROWS = 65_536
+
+
+def manifest_schema() -> pa.Schema:
+    """Columns of a segment."""
+    return _SCHEMA
+
+
+def encode_segment(rows: pa.Table) -> pa.Buffer:
+    """The Parquet file of rows that are sorted by path."""
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        rows,
+        sink,
+        row_group_size=_ROW_GROUP_ROWS,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=list(_DICTIONARY),
+        column_encoding={
+            "path": "DELTA_BYTE_ARRAY",
+            "chunks.list.element.inner": "DELTA_BINARY_PACKED",
+            "chunks.list.element.size": "DELTA_BINARY_PACKED",
+            **dict.fromkeys(_SORTED_INTEGERS, "DELTA_BINARY_PACKED"),
+        },
+        write_statistics=["path", "size"],
+        store_schema=False,
+    )
+    return sink.getvalue()
+
+
+def decode_segment(
+    content: Buffer | pa.Buffer, name: str, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """The rows of a segment.
+
+    Raises:
+        DamageError: It is no segment of this format.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content))
+        if file.metadata.num_rows > MOST_SEGMENT_ROWS:
+            raise DamageError(f"segment {name} claims {file.metadata.num_rows} rows")
+        wanted = _SCHEMA if columns is None else pa.schema([_SCHEMA.field(c) for c in columns])
+        table = file.read(columns=list(wanted.names), use_threads=False)
+        return table.select(wanted.names).cast(wanted)
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise DamageError(f"segment {name} is not readable: {error}") from None
+
+
+def merge(segments: Sequence[pa.Table], *, keep_deleted: bool = False) -> pa.Table:
+    """One table of the newest row of each path, sorted by path.
+
+    Args:
+        segments: Tables of sorted rows, oldest first.
+        keep_deleted: Whether rows of type ``deleted`` stay, as when only newer segments merge.
+    """
+    if not segments:
+        return _SCHEMA.empty_table()
+    kept = [segments[-1]]
+    newer: list[Any] = list(segments[-1].column("path").chunks)
+    for table in reversed(segments[:-1]):
+        if newer:
+            value_set = pa.chunked_array(newer, type=pa.binary()).combine_chunks()
+            replaced = pc.is_in(table.column("path"), value_set=value_set)
+            newer.extend(table.column("path").chunks)
+            table = table.filter(pc.invert(replaced))
+        kept.append(table)
+    whole = pa.concat_tables(kept)
+    if not keep_deleted:
+        whole = whole.filter(pc.not_equal(whole.column("type"), DELETED))
+    if len(segments) > 1:
+        order = pc.sort_indices(whole, sort_keys=[("path", "ascending")])
+        whole = whole.take(order)
+    return whole
+
+
+def segments_to_merge(rows: Sequence[int]) -> int:
+    """How many of the newest segments to merge into one, so that sizes stay geometric.
+
+    Args:
+        rows: Row counts, oldest first, the new segment last.
+
+    Returns:
+        A number from 1 (merge nothing) to ``len(rows)``.
+    """
+    count, total = 1, rows[-1]
+    while count < len(rows) and (rows[-count - 1] < 2 * total or len(rows) - count >= MOST_SEGMENTS):
+        count += 1
+        total += rows[-count]
+    return count
+
+
+def check_rows(rows: pa.Table, name: str) -> None:
+    """Refuse rows that no writer of this format makes.
+
+    Raises:
+        DamageError: A path is empty, absolute, climbs, or is out of order.
+    """
+    paths = rows.column("path").combine_chunks()
+    if len(paths) > 1 and not pc.all(pc.less(paths[:-1], paths[1:])).as_py():
+        raise DamageError(f"segment {name} is not sorted by path")
+    pattern = r"(^|/)(\.\.?)?(/|$)"
+    suspicious = pc.or_(
+        pc.match_substring_regex(paths, pattern), pc.match_substring(paths, b"\x00")
+    )
+    if pc.any(suspicious).as_py():
+        bad = paths.filter(suspicious)[0].as_py()
+        raise DamageError(f"segment {name} holds the impossible path {bad!r}")

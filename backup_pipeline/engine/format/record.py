@@ -1,0 +1,333 @@
+"""Records of the log: sealed JSON that names its predecessor, and the snapshot it may commit.
+
+    header 16 | length of the clear part u32 | clear part (JSON) | sealed body (JSON, then spaces)
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, date, datetime
+from typing import Any
+
+from backup_pipeline.engine.crypto import (
+    SALT_BYTES,
+    TAG_BYTES,
+    Buffer,
+    new_salt,
+    sealer,
+    sha256_hex,
+)
+from backup_pipeline.engine.errors import DamageError
+from backup_pipeline.engine.format.header import (
+    HEADER_BYTES,
+    RECORD,
+    canonical_json,
+    check_header,
+    decode_json,
+    header,
+)
+from backup_pipeline.engine.keys import DatasetKeys
+
+__all__ = [
+    "RECORD_TYPES",
+    "SEGMENT_FIELDS",
+    "Record",
+    "Segment",
+    "Snapshot",
+    "decode_record",
+    "encode_record",
+    "from_iso",
+    "to_iso",
+]
+
+# checkpoint: the state after all earlier records. The rest are events, newest last.
+RECORD_TYPES = (
+    "keys",
+    "run",
+    "snapshot",
+    "expire",
+    "pin",
+    "condemn",
+    "replacement",
+    "checkpoint",
+)
+PADDING_BYTES = 512
+_LENGTH = struct.Struct("<I")
+_MOST_CLEAR_BYTES = 64 * 1024
+
+
+def to_iso(moment: datetime) -> str:
+    """A UTC time as ``2026-11-22T02:00:00.123456Z``."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def from_iso(text: str) -> datetime:
+    """The aware UTC time of ``to_iso``."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text} has no time zone")
+    return moment.astimezone(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One entry of the log.
+
+    Attributes:
+        sequence: Its number, from 0.
+        previous: SHA-256 (hex) of the record before it; empty for the first.
+        body: What it says; ``type`` is one of RECORD_TYPES.
+        digest: SHA-256 (hex) of its own stored bytes.
+    """
+
+    sequence: int
+    previous: str
+    body: Mapping[str, Any]
+    digest: str
+
+    @property
+    def type(self) -> str:
+        """Which kind of record this is."""
+        return str(self.body.get("type"))
+
+
+def encode_record(
+    keys: DatasetKeys, sequence: int, previous: str, body: Mapping[str, Any], salt: bytes | None = None
+) -> bytes:
+    """The stored bytes of a record."""
+    salt = new_salt() if salt is None else salt
+    clear = canonical_json(
+        {
+            "dataset": keys.dataset_id.hex(),
+            "previous": previous,
+            "salt": salt.hex(),
+            "sequence": sequence,
+        }
+    )
+    start = header(RECORD) + _LENGTH.pack(len(clear)) + clear
+    plain = canonical_json(body)
+    plain += b" " * (-len(plain) % PADDING_BYTES)
+    out = bytearray(len(start) + len(plain) + TAG_BYTES)
+    out[: len(start)] = start
+    box = sealer(keys.index, "record", salt, encrypted=keys.encrypted)
+    box.seal_into(0, plain, start, memoryview(out)[len(start) :])
+    return bytes(out)
+
+
+def decode_record(keys: DatasetKeys, content: Buffer, sequence: int, name: str) -> Record:
+    """Open and check a record that was found under this sequence number.
+
+    Raises:
+        DamageError: It is not the record that was written there.
+    """
+    check_header(content, RECORD, name)
+    view = memoryview(content)
+    place = HEADER_BYTES + _LENGTH.size
+    if len(view) < place:
+        raise DamageError(f"{name} is cut short")
+    (length,) = _LENGTH.unpack_from(view, HEADER_BYTES)
+    if length > _MOST_CLEAR_BYTES or place + length > len(view):
+        raise DamageError(f"{name} is cut short")
+    clear = decode_json(view[place : place + length], name)
+    try:
+        salt = bytes.fromhex(clear["salt"])
+        previous = str(clear["previous"])
+        found, dataset = clear["sequence"], clear["dataset"]
+    except (KeyError, TypeError, ValueError):
+        raise DamageError(f"{name} lacks parts of its clear header") from None
+    if len(salt) != SALT_BYTES or found != sequence or dataset != keys.dataset_id.hex():
+        raise DamageError(
+            f"{name} is record {found} of dataset {dataset}, put in the place of another",
+            "its twin under twin/ may be right; restore works from either",
+        )
+    start = view[: place + length]
+    box = sealer(keys.index, "record", salt, encrypted=keys.encrypted)
+    try:
+        plain = box.open(0, view[place + length :], bytes(start))
+    except DamageError as error:
+        raise DamageError(f"{name}: {error.message}") from None
+    return Record(sequence, previous, decode_json(plain, name), sha256_hex(content))
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One segment in a snapshot's list.
+
+    Attributes:
+        name: SHA-256 (hex) of the stored object.
+        length: Bytes of the Parquet file in it.
+        stored: Bytes of the stored object.
+        rows: Rows in it.
+        merkle: Reserved for a root over its rows; None in version 1 writers.
+        origin: Name of the segment it was copied from, if it was.
+    """
+
+    name: str
+    length: int
+    stored: int
+    rows: int
+    merkle: str | None = None
+    origin: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Fields by name."""
+        return {name: getattr(self, name) for name in SEGMENT_FIELDS}
+
+
+SEGMENT_FIELDS = tuple(field.name for field in fields(Segment))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One committed backup.
+
+    Attributes:
+        id: 32 hex digits.
+        dataset: The dataset's key.
+        tier: The tier's name.
+        day: The day it stands for.
+        kind: ``full``, ``incremental`` or ``differential``.
+        chain: Id of the chain: the id of the run that began it with a full.
+        parent: Id of the snapshot whose entries were compared, if any.
+        base: Id of the full that it depends on; its own for a full.
+        sequence: Number of its record in the log.
+        run: Id of the run that wrote its packs; empty where nothing was written.
+        started_at: When the run began (UTC).
+        captured_at: When the source began to be read (UTC); a copy keeps its origin's.
+        finished_at: When all was durable and the record was about to be appended (UTC).
+        timing: ``exact``, ``on-time`` or ``late``.
+        status: ``complete`` or ``incomplete``.
+        entries: Entries listed.
+        good_entries: Entries whose bytes are all there.
+        files: Regular files or objects among them.
+        bytes: Logical bytes of the files.
+        read_bytes: Bytes read from the source or from the tier copied from.
+        stored_bytes: Bytes that this run added to the store's packs and segments.
+        deduplicated_bytes: Logical bytes that were stored already.
+        problems: The first 100 entries that are not good, each with path and reason.
+        problem_count: How many there are.
+        fingerprint: The source's at this snapshot (hex).
+        segments: The manifest.
+        digest: SHA-256 (hex) over the manifest list and what the snapshot stands for.
+        origin: Tier, id and digest of the snapshot it was copied from.
+        synthetic: Whether a full was assembled from another tier's snapshot, not read anew.
+        changes: Counts of entries added, changed and deleted, and the ten largest.
+        scan_started_ns: Source clock at the start of the scan; entries modified after this,
+            less the clock's granularity, are read again next time.
+        deployment: The deployment that wrote it.
+        writer: Version of the writing package.
+    """
+
+    id: str
+    dataset: str
+    tier: str
+    day: date
+    kind: str
+    chain: str
+    parent: str | None
+    base: str | None
+    run: str
+    started_at: datetime
+    captured_at: datetime
+    finished_at: datetime
+    timing: str
+    status: str
+    entries: int
+    good_entries: int
+    files: int
+    bytes: int
+    read_bytes: int
+    stored_bytes: int
+    deduplicated_bytes: int
+    problems: Sequence[Mapping[str, str]]
+    problem_count: int
+    fingerprint: str
+    segments: Sequence[Segment]
+    changes: Mapping[str, Any]
+    scan_started_ns: int
+    origin: Mapping[str, str] | None = None
+    synthetic: bool = False
+    deployment: str | None = None
+    writer: str = ""
+    sequence: int = -1
+    digest: str = ""
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the run's start to its end."""
+        return max(0.0, (self.finished_at - self.started_at).total_seconds())
+
+    @property
+    def speed_bytes_per_s(self) -> float:
+        """S = D / T: logical bytes protected, by the run's seconds."""
+        return self.bytes / self.duration_s if self.duration_s else 0.0
+
+    @property
+    def integrity(self) -> float:
+        """I = N_good / N_total over the entries; 1 for an empty dataset."""
+        return self.good_entries / self.entries if self.entries else 1.0
+
+    def record_body(self) -> dict[str, Any]:
+        """The body of the record that commits this snapshot."""
+        body: dict[str, Any] = {"type": "snapshot"}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in {"sequence", "digest", "dataset", "tier"}:
+                continue
+            if isinstance(value, datetime):
+                value = to_iso(value)
+            elif isinstance(value, date):
+                value = value.isoformat()
+            elif field.name == "segments":
+                value = [segment.to_json() for segment in self.segments]
+            body[field.name] = value
+        return body
+
+    @staticmethod
+    def from_body(
+        body: Mapping[str, Any], sequence: int, *, dataset: str, tier: str
+    ) -> Snapshot:
+        """Read a snapshot record's body.
+
+        Raises:
+            DamageError: It lacks what a snapshot record must say.
+        """
+        known = {field.name for field in fields(Snapshot)} - {"sequence", "digest"}
+        values = {name: value for name, value in body.items() if name in known}
+        try:
+            for name in ("started_at", "captured_at", "finished_at"):
+                values[name] = from_iso(values[name])
+            values["day"] = date.fromisoformat(values["day"])
+            values["segments"] = [
+                Segment(**{key: entry.get(key) for key in SEGMENT_FIELDS})
+                for entry in values["segments"]
+            ]
+            values.update(
+                dataset=dataset, tier=tier, sequence=sequence, digest=snapshot_digest(body)
+            )
+            return Snapshot(**values)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DamageError(f"snapshot record {sequence} is unreadable: {error!r}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """What front ends show of it."""
+        value = {k: v for k, v in self.record_body().items() if k not in {"type", "segments"}}
+        value.update(
+            dataset=self.dataset,
+            tier=self.tier,
+            sequence=self.sequence,
+            digest=self.digest,
+            segments=len(self.segments),
+            duration_s=self.duration_s,
+            speed_bytes_per_s=self.speed_bytes_per_s,
+            integrity=self.integrity,
+        )
+        return value
+
+
+def snapshot_digest(body: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of what a snapshot stands for: its id, day, times, status and manifest."""
+    covered = ("id", "day", "captured_at", "timing", "status", "entries", "bytes", "segments")
+    return sha256_hex(canonical_json({name: body.get(name) for name in covered}))

@@ -1,0 +1,247 @@
+"""A repository's log: numbered records, created once, each naming its predecessor, kept twice.
+
+    log/<epoch>/<sequence>        twin/<epoch>/<sequence>        epoch = sequence // 128
+
+The first record of every epoch but the first is a checkpoint that holds the state after all
+records before it, so opening reads one epoch however long the log is. An append is a create-only
+write of the next number; whoever loses the race reads what came in and tries again, so no lock,
+lease or clock is needed. Order of work: the record, then its twin; a twin that a crash left out
+is written by the next writer, and its absence at any other place is damage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from backup_pipeline.engine.crypto import sha256_hex
+from backup_pipeline.engine.errors import (
+    Conflict,
+    DamageError,
+    ObjectExists,
+    ObjectMissing,
+)
+from backup_pipeline.engine.format.record import Record, decode_record, encode_record
+from backup_pipeline.engine.keys import DatasetKeys
+from backup_pipeline.engine.store import Store
+
+__all__ = ["EPOCH_RECORDS", "Log"]
+
+EPOCH_RECORDS = 128
+MOST_ATTEMPTS = 200
+READERS = 8
+
+
+class Log:
+    """The records of one repository.
+
+    Args:
+        store: Where they are.
+        prefix: The repository's prefix, ending in ``/``.
+        keys: The dataset's keys.
+        on_record: Called with every record, in order, as it is read or appended.
+        checkpoint: Gives the body of a checkpoint of the present state.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        prefix: str,
+        keys: DatasetKeys,
+        *,
+        on_record: Callable[[Record], None],
+        checkpoint: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._keys = keys
+        self._on_record = on_record
+        self._checkpoint = checkpoint
+        self._next = 0
+        self._last_digest = ""
+        self._ours: set[int] = set()
+
+    @property
+    def next_sequence(self) -> int:
+        """The number that the next record will have, as far as we have read."""
+        return self._next
+
+    def name(self, sequence: int, *, twin: bool = False) -> str:
+        """Where a record, or its twin, is stored."""
+        folder = "twin" if twin else "log"
+        return f"{self._prefix}{folder}/{sequence // EPOCH_RECORDS:06d}/{sequence:08d}"
+
+    def open(self) -> None:
+        """Read the newest epoch.
+
+        Raises:
+            DamageError: A record and its twin are both missing or damaged.
+        """
+        epochs = self._numbers("log/") | self._numbers("twin/")
+        if not epochs:
+            return
+        epoch = max(epochs)
+        folder = f"{epoch:06d}/"
+        numbers = self._numbers(f"log/{folder}") | self._numbers(f"twin/{folder}")
+        first = epoch * EPOCH_RECORDS
+        last = max(numbers, default=first)
+        if epoch and not numbers:
+            raise DamageError(f"the log's epoch {epoch} is empty")
+        self._next = first
+        wanted = range(first, last + 1)
+        if len(wanted) > 4:
+            with ThreadPoolExecutor(READERS) as pool:
+                contents = list(pool.map(self._load, wanted))
+        else:
+            contents = [self._load(number) for number in wanted]
+        self._last_digest = contents[0].previous
+        for record in contents:
+            self._take(record)
+
+    def refresh(self) -> bool:
+        """Read what others appended since; whether there was anything."""
+        found = False
+        while (record := self._peek(self._next)) is not None:
+            self._take(record)
+            found = True
+        return found
+
+    def read(self, sequence: int) -> Record:
+        """One record, by its number."""
+        return self._load(sequence)
+
+    def append(
+        self, body: Mapping[str, Any], recheck: Callable[[], None] | None = None
+    ) -> Record:
+        """Append a record; it is durable, twice, on return.
+
+        Args:
+            body: What it says.
+            recheck: Called after others' records came in first, before each new attempt; raises
+                if this one may no longer be appended.
+
+        Raises:
+            Conflict: Others kept winning, or ``recheck`` refused.
+        """
+        self._mend_last_twin()
+        for _ in range(MOST_ATTEMPTS):
+            boundary = self._next > 0 and self._next % EPOCH_RECORDS == 0
+            content = self._checkpoint() if boundary else body
+            record = self._create(content)
+            if record is None:
+                self.refresh()
+                self._mend_last_twin()
+                if recheck is not None:
+                    recheck()
+            elif not boundary:
+                return record
+        raise Conflict(
+            f"{MOST_ATTEMPTS} other writers came first, one after another",
+            "run fewer writers on this dataset and tier at the same time",
+        )
+
+    def verify(self, report: Callable[[str, str], None]) -> int:
+        """Read every record and twin from the first on; how many there are.
+
+        Args:
+            report: Called with the name and what is wrong for each that is damaged.
+        """
+        previous, sequence = "", 0
+        while sequence < self._next:
+            digests: set[str] = set()
+            for twin in (False, True):
+                name = self.name(sequence, twin=twin)
+                try:
+                    record = self._read(sequence, twin=twin)
+                except ObjectMissing:
+                    report(name, "missing")
+                    continue
+                except DamageError as error:
+                    report(name, error.message)
+                    continue
+                digests.add(record.digest)
+                if record.previous != previous and previous != "?":
+                    report(name, "does not follow the record before it")
+            if len(digests) > 1:
+                report(self.name(sequence), "differs from its twin")
+            previous = digests.pop() if digests else "?"
+            sequence += 1
+        return sequence
+
+    def _numbers(self, folder: str) -> set[int]:
+        names = self._store.list_names(f"{self._prefix}{folder}")
+        return {int(name) for name in names if name.isascii() and name.isdigit()}
+
+    def _read(self, sequence: int, *, twin: bool) -> Record:
+        name = self.name(sequence, twin=twin)
+        return decode_record(self._keys, self._store.get(name), sequence, name)
+
+    def _load(self, sequence: int) -> Record:
+        try:
+            return self._read(sequence, twin=False)
+        except (ObjectMissing, DamageError) as first:
+            try:
+                return self._read(sequence, twin=True)
+            except (ObjectMissing, DamageError):
+                raise DamageError(
+                    f"log record {sequence} and its twin are both lost: {first.message}",
+                    "copy the repository back from another tier",
+                ) from None
+
+    def _peek(self, sequence: int) -> Record | None:
+        """The record after our last, if there is one; also a checkpoint that opens an epoch."""
+        try:
+            return self._read(sequence, twin=False)
+        except ObjectMissing:
+            return None
+        except DamageError:
+            return self._load(sequence)
+
+    def _take(self, record: Record) -> None:
+        if record.previous != self._last_digest:
+            raise DamageError(
+                f"log record {record.sequence} does not follow the record before it",
+                "the log was tampered with; compare it with another tier's",
+            )
+        opens_epoch = record.sequence > 0 and record.sequence % EPOCH_RECORDS == 0
+        if opens_epoch != (record.type == "checkpoint"):
+            raise DamageError(f"log record {record.sequence} is of type {record.type} out of place")
+        self._on_record(record)
+        self._next = record.sequence + 1
+        self._last_digest = record.digest
+
+    def _create(self, body: Mapping[str, Any]) -> Record | None:
+        """Write the next record; None if its number was taken meanwhile."""
+        sequence = self._next
+        content = encode_record(self._keys, sequence, self._last_digest, body)
+        try:
+            self._store.put(self.name(sequence), content)
+        except ObjectExists:
+            return None
+        self._put_twin(sequence, content)
+        record = Record(sequence, self._last_digest, body, sha256_hex(content))
+        self._ours.add(sequence)
+        self._take(record)
+        return record
+
+    def _put_twin(self, sequence: int, content: bytes) -> None:
+        try:
+            self._store.put(self.name(sequence, twin=True), content)
+        except ObjectExists:
+            raise DamageError(
+                f"the twin of log record {sequence} holds other bytes than the record",
+                "run `backup-pipeline verify` and compare with another tier",
+            ) from None
+
+    def _mend_last_twin(self) -> None:
+        """Write the twin that a writer who crashed between the two left out."""
+        last = self._next - 1
+        if last < 0 or last in self._ours:
+            return
+        if not self._store.exists(self.name(last, twin=True)):
+            content = bytes(self._store.get(self.name(last)))
+            decode_record(self._keys, content, last, self.name(last))
+            self._put_twin(last, content)
+        self._ours.add(last)
+

@@ -1,0 +1,96 @@
+"""What an S3 server's refusals mean, each as one clear line and what to do next."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from backup_pipeline.engine.errors import ObjectMissing, StoreError, StoreUnavailable
+from backup_pipeline.engine.store.s3_settings import S3Settings
+
+__all__ = ["is_lost_answer", "is_past_the_end", "translate"]
+
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>([^<]+)</Code>")
+_MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
+_CAUSE = re.compile(r"(?:ConnectError\(\s*\"|message: \")([^\"]+)\"")
+_HINTS: Final = {
+    "InvalidAccessKeyId": "check the access key id (AWS_ACCESS_KEY_ID or the store's options)",
+    "SignatureDoesNotMatch": "check the secret access key and the region",
+    "ExpiredToken": "get new credentials; for SSO, `aws sso login`",
+    "InvalidToken": "get new credentials; a session token must go with its own access key",
+    "RequestTimeTooSkewed": "set this machine's clock right; it is too far from the server's",
+    "AccessDenied": "let these credentials get, put and list under the store's prefix",
+    "AuthorizationHeaderMalformed": "check the store's region",
+    "PermanentRedirect": "check the store's region; the bucket is in another one",
+    "InvalidObjectState": "the object is in cold storage; restore it there first",
+}
+_NO_BUCKET = "create the bucket, or correct the store's url; buckets are never made by a backup"
+
+
+def translate(settings: S3Settings, name: str, error: Exception) -> StoreError:
+    """Return the error of our own for one that obstore raised.
+
+    Args:
+        settings: Which store.
+        name: The name that was asked for, or "" for the store as a whole.
+        error: What obstore raised.
+    """
+    text = str(error)
+    status = _find(_STATUS, text)
+    code = _find(_CODE, text)
+    where = f"{settings.url}: {name}" if name else settings.url
+    if code == "NoSuchBucket":
+        return StoreUnavailable(
+            f"{settings.url}: there is no bucket {settings.bucket!r} at {settings.place}",
+            _NO_BUCKET,
+        )
+    if isinstance(error, FileNotFoundError):
+        return ObjectMissing(f"{where} is not there")
+    if "169.254." in text or "metadata" in text.split("\n", 1)[0]:
+        return StoreUnavailable(
+            f"{settings.url}: no credentials were found",
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile",
+        )
+    if status is None:
+        return StoreUnavailable(
+            f"{settings.url}: {settings.place} did not answer ({_reason(text)})",
+            "check the endpoint and the network, then try again",
+        )
+    reason = " ".join(filter(None, (code, _find(_MESSAGE, text)))) or f"status {status}"
+    if status in ("401", "403", "301", "400") and (code in _HINTS or status in ("401", "403")):
+        return StoreUnavailable(
+            f"{where}: access refused by {settings.place}: {reason}",
+            _HINTS.get(code or "", _HINTS["AccessDenied"]),
+        )
+    if status.startswith("5") or status == "429":
+        return StoreUnavailable(
+            f"{where}: {settings.place} fails: {reason}", "try again later; nothing was harmed"
+        )
+    return StoreError(f"{where}: {settings.place} answered {reason}")
+
+
+def is_lost_answer(error: Exception) -> bool:
+    """Tell whether a request may have been carried out although no answer came.
+
+    A connection that was never made is no such case: it was tried often enough already.
+    """
+    text = str(error)
+    return _find(_STATUS, text) is None and "kind: Connect" not in text
+
+
+def is_past_the_end(error: Exception) -> bool:
+    """Tell whether a range was refused because it begins behind the last byte."""
+    return _find(_STATUS, str(error)) == "416"
+
+
+def _find(pattern: re.Pattern[str], text: str) -> str | None:
+    found = pattern.search(text)
+    return found.group(1) if found else None
+
+
+def _reason(text: str) -> str:
+    if "kind: Timeout" in text or "TimedOut" in text:
+        return "timed out"
+    cause = _find(_CAUSE, text)
+    return cause or text.split("\n", 1)[0].rpartition(" - ")[2]
