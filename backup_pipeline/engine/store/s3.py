@@ -239,6 +239,8 @@ class S3Store(Store):
                 name = stored["path"]
                 if name > after and name.startswith(prefix):
                     found.append(_describe(stored))
+            if not chunk:
+                continue
             segment = chunk[-1]["path"][len(base) :].partition("/")[0]
             if segment > beginning and not segment.startswith(beginning):
                 break

@@ -20,7 +20,7 @@ _HINTS: Final = {
     "ExpiredToken": "get new credentials; for SSO, `aws sso login`",
     "InvalidToken": "get new credentials; a session token must go with its own access key",
     "RequestTimeTooSkewed": "set this machine's clock right; it is too far from the server's",
-    "AccessDenied": "let these credentials get, put and list under the store's prefix",
+    "AccessDenied": "check the credentials, and that they may get, put and list under the prefix",
     "AuthorizationHeaderMalformed": "check the store's region",
     "PermanentRedirect": "check the store's region; the bucket is in another one",
     "InvalidObjectState": "the object is in cold storage; restore it there first",
