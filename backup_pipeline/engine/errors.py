@@ -1,19 +1,19 @@
 """The one tree of errors: each says what happened, where, and what to do next.
 
-    BackupError                 exit code 3: the operation could not be done
-    ├── UsageError              exit code 2: bad usage, plan or key
-    │   ├── PlanError           every mistake of a plan, with path and line
-    │   ├── KeyMissing          a key is named but was not given
-    │   └── WrongKey            the key given does not open this store or repository
-    ├── DamageError             exit code 1: stored bytes are not what was stored
-    ├── NotFound                a repository, snapshot or day that is not there
-    ├── DayUnavailable          a past day that cannot be had honestly
-    ├── Conflict                the log moved on in a way that this operation cannot join
-    ├── SourceError             a dataset could not be read
-    └── StoreError              a store did not do as asked
-        ├── ObjectMissing       no such name in the store
-        ├── ObjectExists        the name is taken by other bytes
-        └── StoreUnavailable    not reachable, or it refused access
+BackupError                 exit code 3: the operation could not be done
+├── UsageError              exit code 2: bad usage, plan or key
+│   ├── PlanError           every mistake of a plan, with path and line
+│   ├── KeyMissing          a key is named but was not given
+│   └── WrongKey            the key given does not open this store or repository
+├── DamageError             exit code 1: stored bytes are not what was stored
+├── NotFound                a repository, snapshot or day that is not there
+├── DayUnavailable          a past day that cannot be had honestly
+├── Conflict                the log moved on in a way that this operation cannot join
+├── SourceError             a dataset could not be read
+└── StoreError              a store did not do as asked
+    ├── ObjectMissing       no such name in the store
+    ├── ObjectExists        the name is taken by other bytes
+    └── StoreUnavailable    not reachable, or it refused access
 """
 
 from __future__ import annotations

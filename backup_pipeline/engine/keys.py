@@ -182,7 +182,9 @@ def wrap(kek: KeyEncryptionKey, purpose: str, subject: bytes, key: bytes) -> dic
         key: The 32-byte key.
     """
     nonce = secrets.token_bytes(12)
-    sealed = AESGCM(derive(kek.key, "wrap")).encrypt(nonce, key, purpose.encode() + b"\x00" + subject)
+    sealed = AESGCM(derive(kek.key, "wrap")).encrypt(
+        nonce, key, purpose.encode() + b"\x00" + subject
+    )
     return {
         "kind": "symmetric",
         "key": kek.name,
@@ -194,7 +196,10 @@ def wrap(kek: KeyEncryptionKey, purpose: str, subject: bytes, key: bytes) -> dic
 
 
 def unwrap(
-    keks: Sequence[KeyEncryptionKey], purpose: str, subject: bytes, wraps: Sequence[Mapping[str, Any]]
+    keks: Sequence[KeyEncryptionKey],
+    purpose: str,
+    subject: bytes,
+    wraps: Sequence[Mapping[str, Any]],
 ) -> bytes:
     """Open the first wrap of this purpose that one of our keys opens.
 

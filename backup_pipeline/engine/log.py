@@ -111,9 +111,7 @@ class Log:
         """One record, by its number."""
         return self._load(sequence)
 
-    def append(
-        self, body: Mapping[str, Any], recheck: Callable[[], None] | None = None
-    ) -> Record:
+    def append(self, body: Mapping[str, Any], recheck: Callable[[], None] | None = None) -> Record:
         """Append a record; it is durable, twice, on return.
 
         Args:
@@ -244,4 +242,3 @@ class Log:
             decode_record(self._keys, content, last, self.name(last))
             self._put_twin(last, content)
         self._ours.add(last)
-

@@ -1,18 +1,19 @@
 """Repositories: everything stored for one dataset in one tier, opened with a store and a key.
 
-    store                       descriptor: store id, key derivation, format     (and store.twin)
-    keys/<number>               wraps of the store's name key                    (and .twin)
-    repositories/<prefix>/      one per dataset; prefix = keyed hash of its name
-        keys/<number>           wraps of the dataset's keys                      (and .twin)
-        log/… twin/…            the log
-        manifests/<sha256>      segments
-        packs/<run>/<sha256>    packs
+store                       descriptor: store id, key derivation, format     (and store.twin)
+keys/<number>               wraps of the store's name key                    (and .twin)
+repositories/<prefix>/      one per dataset; prefix = keyed hash of its name
+    keys/<number>           wraps of the dataset's keys                      (and .twin)
+    log/… twin/…            the log
+    manifests/<sha256>      segments
+    packs/<run>/<sha256>    packs
 """
 
 from __future__ import annotations
 
 import secrets as random_source
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -149,10 +150,8 @@ def unlock_store(store: Store, secrets: Sequence[Secret], *, create: bool = Fals
     if not key_sets and create:
         name_key = random_source.token_bytes(32)
         wraps = [wrap(kek, "store", subject, name_key) for kek in keks]
-        try:
+        with suppress(ObjectExists):  # another writer prepared the store at the same time
             _put_twice(store, "keys/00000000", _document(KEY_SET, {"wraps": wraps}))
-        except ObjectExists:
-            pass  # another writer prepared the store at the same time
         key_sets = _key_sets(store, "keys/")
     name_key = _unwrap_newest(keks, "store", subject, key_sets, store.url)
     return UnlockedStore(store, descriptor, keks, name_key)
@@ -294,25 +293,22 @@ class UnlockedStore:
             for kek in self._keks
             for purpose, key in (("index", fresh.index), ("content", fresh.content))
         ]
-        key_set = _document(KEY_SET, {"wraps": wraps})
-        try:
-            _put_twice(self.store, f"{prefix}keys/00000000", key_set)
-        except ObjectExists:
-            pass  # another writer made it at the same time; its keys count
+        name = f"{prefix}keys/00000000"
+        with suppress(ObjectExists):  # another writer made it at the same time: its keys count
+            _put_twice(self.store, name, _document(KEY_SET, {"wraps": wraps}))
         opened = self._open(prefix, fresh=True)
         assert opened is not None
         if opened.log.next_sequence == 0:
-            opened.log.append(
-                {
-                    "type": "keys",
-                    "key_set": sha256_hex(key_set),
-                    "dataset": dataset,
-                    "tier": tier,
-                    "deployment": deployment,
-                    "created_at": to_iso(now()),
-                },
-                recheck=opened.already_begun,
-            )
+            first = {
+                "type": "keys",
+                "key_set": sha256_hex(self.store.get(name)),
+                "dataset": dataset,
+                "tier": tier,
+                "deployment": deployment,
+                "created_at": to_iso(now()),
+            }
+            with suppress(_Begun):
+                opened.log.append(first, recheck=opened.already_begun)
         return opened
 
     def _open(self, prefix: str, *, fresh: bool = False) -> Repository | None:

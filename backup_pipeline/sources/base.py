@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 __all__ = [
     "GOOD",
     "MARK_COLUMNS",
+    "SKIPPED",
+    "TORN",
+    "UNREADABLE",
+    "VANISHED",
     "Details",
+    "Fingerprint",
     "Reader",
     "Source",
     "Unreadable",
@@ -41,8 +46,9 @@ UNREADABLE = "unreadable"  # listed, but its bytes or its folder could not be re
 VANISHED = "vanished"  # listed, then gone before it could be read
 SKIPPED = "skipped"  # a socket, device or fifo: recorded, and it has no bytes to keep
 
-# An entry is unchanged when all of these equal the parent snapshot's.
-MARK_COLUMNS = ("type", "size", "mtime_ns", "ctime_ns", "inode", "device", "etag", "version_id")
+# An entry is unchanged when all of these equal the parent snapshot's. The device is not among
+# them: its number may differ after a restart of the same machine.
+MARK_COLUMNS = ("type", "state", "size", "mtime_ns", "ctime_ns", "inode", "etag", "version_id")
 
 
 def scan_schema() -> pa.Schema:
@@ -81,6 +87,40 @@ class Unreadable(Exception):
         super().__init__(reason)
         self.state = state
         self.reason = reason
+
+
+class Fingerprint:
+    """The fingerprint of a scan, fed batch by batch; how it is cut into batches does not matter.
+
+    It is the BLAKE3 of one BLAKE3 per column over the paths and change marks, lengths and values.
+    """
+
+    def __init__(self) -> None:
+        from blake3 import blake3
+
+        self._blake3 = blake3
+        self._columns = {name: blake3() for name in ("path", *MARK_COLUMNS)}
+
+    def update(self, batch: pa.RecordBatch) -> None:
+        """Take in the next batch of a scan."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        for name, digest in self._columns.items():
+            column = batch.column(name)
+            if not pa.types.is_integer(column.type):
+                values = column.drop_null().cast(pa.binary()).to_pylist()
+                digest.update(b"".join(values))
+                column = pc.binary_length(column)
+            digest.update(
+                pc.fill_null(column, -1 if column.type == pa.int32() else 0)
+                .to_numpy(zero_copy_only=False)
+                .view("u1")
+            )
+
+    def hexdigest(self) -> str:
+        """The fingerprint of what was taken in so far: 64 hex digits."""
+        return self._blake3(b"".join(d.digest() for d in self._columns.values())).hexdigest()
 
 
 @dataclass(slots=True)

@@ -192,7 +192,9 @@ def segments_to_merge(rows: Sequence[int]) -> int:
         A number from 1 (merge nothing) to ``len(rows)``.
     """
     count, total = 1, rows[-1]
-    while count < len(rows) and (rows[-count - 1] < 2 * total or len(rows) - count >= MOST_SEGMENTS):
+    while count < len(rows) and (
+        rows[-count - 1] < 2 * total or len(rows) - count >= MOST_SEGMENTS
+    ):
         count += 1
         total += rows[-count]
     return count

@@ -1,6 +1,6 @@
 """Records of the log: sealed JSON that names its predecessor, and the snapshot it may commit.
 
-    header 16 | length of the clear part u32 | clear part (JSON) | sealed body (JSON, then spaces)
+header 16 | length of the clear part u32 | clear part (JSON) | sealed body (JSON, then spaces)
 """
 
 from __future__ import annotations
@@ -94,7 +94,11 @@ class Record:
 
 
 def encode_record(
-    keys: DatasetKeys, sequence: int, previous: str, body: Mapping[str, Any], salt: bytes | None = None
+    keys: DatasetKeys,
+    sequence: int,
+    previous: str,
+    body: Mapping[str, Any],
+    salt: bytes | None = None,
 ) -> bytes:
     """The stored bytes of a record."""
     salt = new_salt() if salt is None else salt
@@ -286,9 +290,7 @@ class Snapshot:
         return body
 
     @staticmethod
-    def from_body(
-        body: Mapping[str, Any], sequence: int, *, dataset: str, tier: str
-    ) -> Snapshot:
+    def from_body(body: Mapping[str, Any], sequence: int, *, dataset: str, tier: str) -> Snapshot:
         """Read a snapshot record's body.
 
         Raises:

@@ -1,6 +1,6 @@
 """Sealed content in frames of 1 MiB, so that a range of it can be read: manifest segments.
 
-    header 16 | salt 32 | frame … frame        each frame: up to 1 MiB of content, then its tag
+header 16 | salt 32 | frame … frame        each frame: up to 1 MiB of content, then its tag
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def _sealer(keys: DatasetKeys, salt: bytes) -> Sealer:
 
 
 def _binding(keys: DatasetKeys, ordinal: int, *, last: bool) -> bytes:
-    return b"manif1" + keys.dataset_id + ordinal.to_bytes(4, "little") + (b"\x01" if last else b"\x00")
+    return (
+        b"manif1" + keys.dataset_id + ordinal.to_bytes(4, "little") + (b"\x01" if last else b"\x00")
+    )
 
 
 def sealed_size(content_bytes: int) -> int:
