@@ -1,6 +1,6 @@
-"""The simulated days: a week and a day around the first of a month, so that every cadence comes up.
+"""The simulated days: around the first of a month, so that every cadence comes up.
 
-Dagster knows no partitions that lie in the future, so the days are the latest ones that have passed.
+Dagster knows no partitions that lie in the future, so the days are the latest that have passed.
 """
 
 from __future__ import annotations

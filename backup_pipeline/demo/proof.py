@@ -21,7 +21,7 @@ def witness(root: Path) -> str:
         facts = path.lstat()
         line = f"{path.relative_to(root)}\0{facts.st_mode:o}"
         if stat.S_ISLNK(facts.st_mode):
-            line += f"\0{os.readlink(path)}"
+            line += f"\0{path.readlink()}"
         elif stat.S_ISREG(facts.st_mode):
             with path.open("rb") as content:
                 digest = hashlib.file_digest(content, "sha256").hexdigest()

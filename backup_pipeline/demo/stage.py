@@ -1,4 +1,4 @@
-"""The demo's stage: one plan's definitions, run in this process against a Dagster home of their own."""
+"""The demo's stage: a plan's definitions, run in this process against a Dagster home."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's story: eight simulated days of backups, a gap, a flipped byte, a total loss, a restore."""
+"""The demo's story: days of backups, a gap, a flipped byte, a total loss, a restore."""
 
 from __future__ import annotations
 
@@ -193,9 +193,10 @@ def _back_up(play: _Play, tier: str, datasets: tuple[str, ...], day: date) -> No
     _tally(play, run)
     verb = "read" if tier == "local" else "copied"
     noun = "dataset " if len(datasets) == 1 else "datasets"
+    held, stored = (human_bytes(run.total(f"backup/{name}")) for name in ("bytes", "stored_bytes"))
     play.say(
-        f"{day}  {tier:<8} {len(datasets)} {noun} {verb:<6} {human_bytes(run.total('backup/bytes')):>9},"
-        f" stored {human_bytes(run.total('backup/stored_bytes')):>9}, {run.duration_s:4.1f} s"
+        f"{day}  {tier:<8} {len(datasets)} {noun} {verb:<6} {held:>9}, stored {stored:>9},"
+        f" {run.duration_s:4.1f} s"
     )
 
 
@@ -328,6 +329,7 @@ def _tally(play: _Play, run: Run) -> None:
 
 
 def _report(figures: Figures, root: Path, keep: bool, say: Say) -> None:
+    restored = human_bytes(figures.restored_bytes)
     speed = human_bytes(figures.restored_bytes / max(figures.restore_s, 1e-9))
     say(
         f"""
@@ -339,7 +341,7 @@ Proved: {figures.proved} restores from the stores alone equal what was there, to
   stored                {human_bytes(figures.stored_bytes)} in all tiers, encrypted
   checks evaluated      {figures.checks}
   backups and checks    {figures.backup_s:.1f} s
-  restores              {human_bytes(figures.restored_bytes)} in {figures.restore_s:.1f} s, {speed}/s
+  restores              {restored} in {figures.restore_s:.1f} s, {speed}/s
   the whole demo        {figures.elapsed_s:.1f} s
 
 What to type next:
