@@ -1,0 +1,160 @@
+"""The house is in order: what the documentation says exists, and what exists is documented."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+import backup_pipeline
+from backup_pipeline.cli import main as command_line
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")], key=lambda page: page.as_posix()
+)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+
+
+def _name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def _blocks(page: Path, *languages: str) -> Iterator[str]:
+    for language, text in _FENCE.findall(page.read_text()):
+        if language in languages:
+            yield text
+
+
+def _anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", page.read_text()), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _verbs() -> dict[str, click.Command]:
+    assert isinstance(command_line, click.Group)
+    return dict(command_line.commands)
+
+
+def _options(verb: click.Command) -> set[str]:
+    return {
+        name
+        for parameter in verb.params
+        if isinstance(parameter, click.Option) and not parameter.hidden
+        for name in (*parameter.opts, *parameter.secondary_opts)
+        if name.startswith("--")
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    for target in _LINK.findall(_FENCE.sub("", page.read_text())):
+        if re.match(r"[a-z]+://|mailto:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), f"{_name(page)} links to {target}"
+        if anchor:
+            assert anchor in _anchors(there), f"{_name(page)} links to {target}"
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, waiting = set[Path](), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        for target in _LINK.findall(page.read_text()):
+            there = (page.parent / target.partition("#")[0]).resolve()
+            if there.suffix == ".md" and there.exists() and there not in reached:
+                waiting.append(there)
+    assert not [_name(page) for page in PAGES if page not in reached]
+
+
+def _typed_commands() -> Iterator[tuple[str, list[str]]]:
+    for page in PAGES:
+        for block in _blocks(page, "bash", "sh"):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                for end in ("|", "&&", ">", ">/dev/null", ";"):
+                    words = words[: words.index(end)] if end in words else words
+                if words:
+                    yield _name(page), words
+
+
+def test_every_make_target_that_the_pages_name_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = {
+        (page, words[1]) for page, words in _typed_commands() if words[0] == "make" and words[1:]
+    }
+    assert named
+    assert not [(page, target) for page, target in named if target not in targets]
+
+
+def test_every_command_that_the_pages_show_is_one_that_the_command_line_takes() -> None:
+    seen = 0
+    for page, words in _typed_commands():
+        if words[0] != "backup-pipeline" or len(words) < 2:
+            continue
+        seen += 1
+        verb = _verbs().get(words[1])
+        assert verb is not None, f"{page}: {' '.join(words)}"
+        unknown = {word for word in words[2:] if word.startswith("--")} - _options(verb)
+        assert not unknown, f"{page}: {' '.join(words)}"
+    assert seen > 20
+
+
+def test_every_verb_and_every_option_is_documented() -> None:
+    reference = (ROOT / "docs" / "command-line.md").read_text()
+    sections = dict(re.findall(r"^## `([a-z-]+)`$(.*?)(?=^## |\Z)", reference, re.M | re.S))
+    common = reference.partition("\n## `")[0]
+    assert set(sections) == set(_verbs())
+    for name, verb in _verbs().items():
+        missing = {
+            option
+            for option in _options(verb)
+            if f"`{option}" not in sections[name] and f"`{option}" not in common
+        }
+        assert not missing, f"docs/command-line.md, {name}"
+
+
+def test_every_plan_that_the_pages_show_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    import yaml
+
+    from backup_pipeline.plan import load_plan
+
+    seen = 0
+    for page in PAGES:
+        for block in _blocks(page, "yaml"):
+            document = yaml.load(block, Loader=yaml.BaseLoader)
+            if isinstance(document, dict) and {"start", "stores", "datasets"} <= set(document):
+                seen += 1
+                load_plan(yaml.safe_load(block))
+    assert seen >= 2
+
+
+def test_the_public_names_are_these() -> None:
+    assert backup_pipeline.__all__ == [
+        "BackupComponent",
+        "BackupTranslator",
+        "Plan",
+        "Runner",
+        "backup",
+        "build_backup_defs",
+        "load_plan",
+    ]
+    for name in backup_pipeline.__all__:
+        assert getattr(backup_pipeline, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'restor'"):
+        _ = backup_pipeline.restor
+
+
+def test_nothing_that_is_shipped_names_this_machine() -> None:
+    home = re.escape(str(Path.home())) if len(str(Path.home())) > 1 else "(?!)"
+    pattern = re.compile(rf"{re.escape(str(ROOT))}/|{home}/\w")
+    shipped = [*PAGES, *(ROOT / "backup_pipeline").rglob("*.py")]
+    assert not [_name(path) for path in shipped if pattern.search(path.read_text())]
