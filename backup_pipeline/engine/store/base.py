@@ -201,6 +201,8 @@ class Store(ABC):
     def list_names(self, prefix: str) -> list[str]:
         """Return what lies directly below a folder, sorted: names and folders without a slash.
 
+        A folder may still be listed for a while after all in it was deleted.
+
         Args:
             prefix: ``""``, or a folder with its ``/`` at the end.
         """

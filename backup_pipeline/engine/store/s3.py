@@ -52,6 +52,7 @@ _PUT_ATTEMPTS: Final = 4
 _FIRST_PAUSE_S: Final = 0.1
 _LIST_CHUNK: Final = 1000
 _COMPARE_BYTES: Final = 1 << 20
+_ALPHABET: Final = ".0123456789_abcdefghijklmnopqrstuvwxyz"
 _BELOW_SLASH = re.compile(r"[.-]")
 _Answer = TypeVar("_Answer")
 # The types of its listings refer to a package that is optional and not needed.
@@ -227,9 +228,7 @@ class S3Store(Store):
     def _list_all(self, prefix: str, after: str) -> list[StoredObject]:
         folder, _, beginning = prefix.rpartition("/")
         base = f"{folder}/" if folder else ""
-        # Where a server's order may not be that of bytes, it cannot be told to begin behind a
-        # segment with a character that sorts ahead of "/"; before it, both orders agree.
-        offset = max(_BELOW_SLASH.split(after)[0], _BELOW_SLASH.split(prefix)[0][:-1])
+        offset = max(_safe_offset(after), _safe_offset(prefix))
         found: list[StoredObject] = []
         listing = _listings.list(
             self._quick, folder or None, offset=offset or None, chunk_size=_LIST_CHUNK
@@ -256,6 +255,19 @@ class S3Store(Store):
             return ask()
         except (BaseError, OSError) as error:
             raise translate(self.settings, name, error) from error
+
+
+def _safe_offset(name: str) -> str:
+    """Return somewhat less than ``name``, from where every server lists all that is not less.
+
+    Servers that keep folders list a folder's contents at its own name, hence not in the order of
+    bytes behind a ``.`` or ``-``, and told to begin behind a folder's name they pass over its
+    contents. So what is returned has no such character and, by its capital, is no one's name.
+    """
+    safe = _BELOW_SLASH.split(name)[0].rstrip("/")
+    if not safe:
+        return ""
+    return f"{safe[:-1]}{_ALPHABET[_ALPHABET.index(safe[-1]) - 1]}Z"
 
 
 def _describe(stored: Any) -> StoredObject:

@@ -1,0 +1,42 @@
+"""Fixtures for all tests: real S3 servers on 127.0.0.1."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from backup_pipeline.s3_server import S3Server
+
+
+@pytest.fixture(autouse=True)
+def _no_aws_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the AWS settings of whoever runs the tests out of them."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One S3 server for all tests of this process, with the buckets ``backups`` and ``lake``."""
+    directory = tmp_path_factory.mktemp("s3")
+    with S3Server(directory, buckets=("backups", "lake")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def second_s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Another S3 server, as another region."""
+    with S3Server(tmp_path_factory.mktemp("s3-second")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_spec(s3_server: S3Server) -> dict[str, str]:
+    """What ``open_store`` needs for a fresh prefix of the server's bucket."""
+    return s3_server.options(f"s3://backups/{secrets.token_hex(6)}")
