@@ -447,7 +447,7 @@ class Repository:
 
     def put_segment(self, rows: pa.Table, *, origin: str | None = None) -> Segment:
         """Store rows as a new segment; durable on return."""
-        content = memoryview(encode_segment(rows))
+        content = memoryview(encode_segment(rows)).cast("B")
         stored: Buffer = seal(self.keys, content) if self.keys.encrypted else content
         name = sha256_hex(stored)
         self.store.put(self.segment_path(name), stored)

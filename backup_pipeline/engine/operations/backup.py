@@ -1,0 +1,272 @@
+"""Backup: read what changed in a source and commit a snapshot of all of it.
+
+Order of work, safe when stopped at any point: the run's record, packs, segments, and last the
+snapshot's record. Until that is in the log nothing refers to what was written, and the next run
+of the same work takes it up again.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from datetime import date, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from backup_pipeline import __version__
+from backup_pipeline.engine.chunk_index import ChunkIndex
+from backup_pipeline.engine.chunker import Chunker
+from backup_pipeline.engine.format.manifest import merge
+from backup_pipeline.engine.format.record import Snapshot
+from backup_pipeline.engine.manifest import printable
+from backup_pipeline.engine.operations.committing import (
+    MOST_PROBLEMS,
+    Changes,
+    begin_run,
+    commit,
+    deleted_rows,
+    merged_segments,
+    take_up_packs,
+)
+from backup_pipeline.engine.operations.compare import Comparison
+from backup_pipeline.engine.operations.packing import Packer
+from backup_pipeline.engine.operations.reading import EntryReader, rows_with_names
+from backup_pipeline.engine.progress import Meter, Report
+from backup_pipeline.engine.repository import Repository, utc_now
+from backup_pipeline.sources.base import GOOD, SKIPPED, Fingerprint, Source
+
+__all__ = ["backup"]
+
+
+class _Totals:
+    """Sums over the scan."""
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self.files = 0
+        self.bytes = 0
+        self.bad: dict[bytes, tuple[str, str]] = {}
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        type = batch.column("type")
+        self.entries += len(batch)
+        self.files += pc.sum(pc.is_in(type, value_set=pa.array(["file", "object"]))).as_py()
+        self.bytes += pc.sum(batch.column("size")).as_py()
+        states = pa.array([GOOD, SKIPPED])
+        bad = batch.filter(pc.invert(pc.is_in(batch.column("state"), value_set=states)))
+        for path, state, reason in zip(
+            *(bad.column(name).to_pylist() for name in ("path", "state", "reason")), strict=True
+        ):
+            self.bad[path] = (state, reason or "")
+
+
+def backup(
+    repository: Repository,
+    source: Source,
+    *,
+    day: date,
+    kind: str,
+    parent: Snapshot | None = None,
+    base: Snapshot | None = None,
+    timing: str = "on-time",
+    clock: Callable[[], datetime] = utc_now,
+    report: Report | None = None,
+) -> Snapshot:
+    """Back a source up.
+
+    Args:
+        repository: Where to.
+        source: Where from.
+        day: The day that the snapshot stands for.
+        kind: ``full`` reads everything; ``incremental`` refers to ``parent``, ``differential``
+            to ``base``.
+        parent: The snapshot to compare with, for an incremental.
+        base: The full that the chain began with, for both dependent kinds.
+        timing: ``exact``, ``on-time`` or ``late``.
+        clock: Gives the times that the snapshot says.
+        report: Is told the progress.
+
+    Returns:
+        The committed snapshot; ``incomplete`` where some entries could not be read.
+
+    Raises:
+        SourceError: The source cannot be read at all.
+        StoreError: The store failed; nothing was committed.
+    """
+    return _Backup(repository, source, kind, parent, base, clock, report).run(day, timing)
+
+
+class _Backup:
+    """One run of the verb."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        source: Source,
+        kind: str,
+        parent: Snapshot | None,
+        base: Snapshot | None,
+        clock: Callable[[], datetime],
+        report: Report | None,
+    ) -> None:
+        self.repository = repository
+        self.source = source
+        self.kind = kind
+        self.parent = parent
+        self.base = base
+        self.clock = clock
+        self.reference = parent if kind == "incremental" else base
+        if kind == "full":
+            self.reference = None
+        self.meter = Meter(f"backup {repository.dataset} to {repository.tier}", report)
+        self.totals = _Totals()
+        self.changes = Changes()
+        self.fingerprint = Fingerprint()
+
+    def run(self, day: date, timing: str) -> Snapshot:
+        """Read, store and commit."""
+        repository = self.repository
+        started = self.clock()
+        known_condemned = len(repository.state.condemned)
+        inherited = self._reference_rows()
+        index = ChunkIndex(inherited)
+        run = begin_run(
+            repository,
+            operation="backup",
+            kind=self.kind,
+            parent=self.parent,
+            base=self.base,
+            day=day,
+            now=started,
+        )
+        if run.taken_up:
+            self.meter.enter("taking up an interrupted run")
+            take_up_packs(repository, run, index)
+
+        def announce() -> None:
+            if not run.taken_up:
+                repository.log.append(run.body)
+
+        scan_started_ns = time.time_ns()
+        captured = self.clock()
+        packer = Packer(repository, run.id, run.content_key, index, announce)
+        try:
+            reader = EntryReader(
+                self.source, packer, index, Chunker(repository.keys.chunker_seed), self.meter
+            )
+            deleted = self._scan(reader, inherited)
+            reader.finish()
+            packer.close()
+        except BaseException:
+            packer.abandon()
+            raise
+        self.meter.enter("committing")
+        new = rows_with_names(reader.batches, index.pack_names())
+        if deleted:
+            new = merge([new, deleted_rows(deleted)], keep_deleted=True)
+        older = self.reference.segments if self.reference is not None else ()
+        segments, segment_bytes = merged_segments(repository, older, new)
+        bad = {
+            **self.totals.bad,
+            **{path: (state, reason) for path, state, reason in reader.problems},
+        }
+        total = self.totals.bytes + reader.size_drift_bytes
+        snapshot = Snapshot(
+            id=secrets.token_hex(16),
+            dataset=repository.dataset,
+            tier=repository.tier,
+            day=day,
+            kind=self.kind,
+            chain=run.chain,
+            parent=self.parent.id if self.parent else None,
+            base=self.base.id if self.base else None,
+            run=run.id.hex() if packer.packs or run.taken_up else "",
+            started_at=started,
+            captured_at=captured,
+            finished_at=self.clock(),
+            timing=timing,
+            status="incomplete" if bad else "complete",
+            entries=self.totals.entries,
+            good_entries=self.totals.entries - len(bad),
+            files=self.totals.files,
+            bytes=total,
+            read_bytes=reader.read_bytes,
+            stored_bytes=packer.stored_bytes + segment_bytes,
+            deduplicated_bytes=max(0, total - packer.new_raw_bytes),
+            problems=[
+                {"path": printable(path), "reason": f"{state}: {reason}"}
+                for path, (state, reason) in list(bad.items())[:MOST_PROBLEMS]
+            ],
+            problem_count=len(bad),
+            fingerprint=self.fingerprint.hexdigest(),
+            segments=segments,
+            changes=self.changes.to_json(),
+            scan_started_ns=scan_started_ns,
+            deployment=repository.deployment,
+            writer=__version__,
+        )
+        return commit(repository, snapshot, known_condemned)
+
+    def _reference_rows(self) -> pa.Table | None:
+        if self.reference is None:
+            return None
+        return self.repository.manifest(self.reference).table
+
+    def _scan(self, reader: EntryReader, inherited: pa.Table | None) -> list[bytes]:
+        """Hold the scan against the reference and read what differs; paths that are gone."""
+        granularity = self.source.clock_granularity_ns
+        comparison = None
+        if inherited is not None and self.reference is not None:
+            trusted = self.reference.scan_started_ns if granularity else None
+            comparison = Comparison(inherited, trusted, granularity)
+        previous = self._previous_rows() if comparison is None else None
+        watch = comparison or (Comparison(previous, None, 0) if previous is not None else None)
+        self.meter.enter("reading")
+        if self.reference is not None:
+            self.meter.total_bytes = self.reference.bytes
+            self.meter.total_entries = self.reference.entries
+        for batch in self.source.scan():
+            self.fingerprint.update(batch)
+            self.totals.add(batch)
+            matched = watch.match(batch) if watch is not None else None
+            if matched is not None:
+                self._note(batch, matched.unchanged, matched.known)
+            else:
+                nothing = np.zeros(len(batch), bool)
+                self._note(batch, nothing, nothing)
+            if comparison is None or matched is None:
+                reader.take(batch)
+                continue
+            unchanged = matched.unchanged
+            if not unchanged.all():
+                reader.take(batch.filter(pa.array(~unchanged)))
+            quiet = pc.sum(batch.column("size").filter(pa.array(unchanged))).as_py() or 0
+            self.meter.add(quiet, int(unchanged.sum()))
+        if watch is not None:
+            watch.finish()
+            self.changes.note("deleted", watch.deleted)
+        return [path for path, _ in comparison.deleted] if comparison is not None else []
+
+    def _previous_rows(self) -> pa.Table | None:
+        """The newest snapshot's entries, only to tell what a full changed."""
+        snapshots = self.repository.snapshots()
+        if not snapshots:
+            return None
+        return self.repository.manifest(snapshots[-1]).table
+
+    def _note(self, batch: pa.RecordBatch, unchanged: Any, known: Any) -> None:
+        for change, mask in (("added", ~known), ("changed", known & ~unchanged)):
+            if mask.any():
+                rows = batch.filter(pa.array(np.asarray(mask)))
+                self.changes.note(
+                    change,
+                    zip(
+                        rows.column("path").to_pylist(),
+                        rows.column("size").to_pylist(),
+                        strict=True,
+                    ),
+                )

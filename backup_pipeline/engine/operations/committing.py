@@ -1,0 +1,245 @@
+"""The end of a run that writes: segments, totals, and the record that commits the snapshot."""
+
+from __future__ import annotations
+
+import heapq
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from backup_pipeline.engine.chunk_index import ChunkIndex
+from backup_pipeline.engine.errors import Conflict, DamageError, ObjectMissing
+from backup_pipeline.engine.format.manifest import (
+    DELETED,
+    PACK_NAME_BYTES,
+    manifest_schema,
+    merge,
+    segments_to_merge,
+)
+from backup_pipeline.engine.format.pack import (
+    FRAMES_START,
+    RUN_BYTES,
+    TRAILER_BYTES,
+    decode_index,
+    index_range,
+)
+from backup_pipeline.engine.format.record import Segment, Snapshot, to_iso
+from backup_pipeline.engine.manifest import printable
+from backup_pipeline.engine.repository import Repository, pack_name_text
+
+__all__ = [
+    "MOST_PROBLEMS",
+    "Changes",
+    "Run",
+    "begin_run",
+    "commit",
+    "deleted_rows",
+    "merged_segments",
+    "take_up_packs",
+    "used_packs",
+]
+
+MOST_PROBLEMS = 100
+LARGEST_CHANGES = 10
+
+
+@dataclass(slots=True)
+class Changes:
+    """Counts of what changed, and the largest of it."""
+
+    added: int = 0
+    changed: int = 0
+    deleted: int = 0
+    _largest: list[tuple[int, bytes, str]] = field(default_factory=list[tuple[int, bytes, str]])
+
+    def note(self, change: str, entries: Iterable[tuple[bytes, int]]) -> None:
+        """Count entries (path, bytes) as ``added``, ``changed`` or ``deleted``."""
+        count = 0
+        for path, size in entries:
+            count += 1
+            item = (size, path, change)
+            if len(self._largest) < LARGEST_CHANGES:
+                heapq.heappush(self._largest, item)
+            elif item > self._largest[0]:
+                heapq.heapreplace(self._largest, item)
+        setattr(self, change, getattr(self, change) + count)
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts, and the largest changes first."""
+        return {
+            "added": self.added,
+            "changed": self.changed,
+            "deleted": self.deleted,
+            "largest": [
+                {"path": printable(path), "change": change, "bytes": size}
+                for size, path, change in sorted(self._largest, reverse=True)
+            ],
+        }
+
+
+@dataclass(slots=True)
+class Run:
+    """What a run is fixed to before it stores anything.
+
+    Attributes:
+        id: 16 bytes.
+        content_key: Seals its packs.
+        chain: The chain it belongs to (hex).
+        body: Its record.
+        taken_up: Whether an interrupted run of the same work is continued.
+    """
+
+    id: bytes
+    content_key: bytes
+    chain: str
+    body: dict[str, Any]
+    taken_up: bool
+
+
+def begin_run(
+    repository: Repository,
+    *,
+    operation: str,
+    kind: str,
+    parent: Snapshot | None,
+    base: Snapshot | None,
+    day: date,
+    now: datetime,
+) -> Run:
+    """Fix run, chain and key; an interrupted run of the same work is taken up again.
+
+    Nothing is written yet: ``announce_run`` does that before the first pack.
+    """
+    chain = base.chain if base is not None else None
+    if kind == "incremental" and parent is not None:
+        chain = parent.chain
+    old = repository.state.unfinished_run(
+        kind=kind,
+        chain=chain,
+        parent=parent.id if parent else None,
+        base=base.id if base else None,
+        operation=operation,
+    )
+    if old is not None:
+        run = bytes.fromhex(old["run"])
+        return Run(run, repository.run_key(run), old["chain"], old, True)
+    run, key = secrets.token_bytes(RUN_BYTES), secrets.token_bytes(32)
+    body = {
+        "type": "run",
+        "run": run.hex(),
+        "operation": operation,
+        "kind": kind,
+        "chain": chain or run.hex(),
+        "parent": parent.id if parent else None,
+        "base": base.id if base else None,
+        "day": day.isoformat(),
+        "started_at": to_iso(now),
+        "wraps": repository.keys.wrap_run_key(run, key),
+    }
+    return Run(run, key, body["chain"], body, False)
+
+
+def take_up_packs(repository: Repository, run: Run, index: ChunkIndex) -> int:
+    """Enter the packs that the interrupted run left; how many bytes they hold.
+
+    A pack that cannot be read is passed over: it is written again.
+    """
+    taken = 0
+    for name in pack_names_of_run(repository, run.id):
+        if pack_name_text(name) in repository.state.condemned:
+            continue
+        try:
+            path = repository.pack_path(name)
+            size = repository.store.stat(path).size_bytes
+            start = repository.store.get(path, 0, FRAMES_START)
+            trailer = repository.store.get(path, size - TRAILER_BYTES, TRAILER_BYTES)
+            offset, length = index_range(trailer, size, path)
+            sealed = repository.store.get(path, offset, length)
+            index.take_up(name, decode_index(repository.keys, start, sealed, offset, path))
+            taken += size
+        except (DamageError, ObjectMissing):
+            continue
+    return taken
+
+
+def pack_names_of_run(repository: Repository, run: bytes) -> list[bytes]:
+    """Packs in the store under a run's folder."""
+    found: list[bytes] = []
+    for name in repository.store.list_names(f"{repository.prefix}packs/{run.hex()}/"):
+        if len(name) == 2 * (PACK_NAME_BYTES - RUN_BYTES):
+            found.append(run + bytes.fromhex(name))
+    return found
+
+
+def deleted_rows(paths: Sequence[bytes]) -> pa.Table:
+    """Rows that remove paths of earlier segments."""
+    schema, count = manifest_schema(), len(paths)
+    columns: dict[str, Any] = {
+        "path": pa.array(sorted(paths), pa.binary()),
+        "type": pa.array([DELETED] * count, pa.string()),
+        "state": pa.array(["good"] * count, pa.string()),
+        "size": pa.array([0] * count, pa.int64()),
+    }
+    return pa.Table.from_arrays(
+        [columns.get(f.name, pa.nulls(count, f.type)) for f in schema], schema=schema
+    )
+
+
+def merged_segments(
+    repository: Repository, older: Sequence[Segment], new: pa.Table
+) -> tuple[list[Segment], int]:
+    """Put new rows behind older segments, merging small ones; the list and the bytes written."""
+    if not len(new):
+        return list(older), 0
+    count = segments_to_merge([*(segment.rows for segment in older), len(new)])
+    kept = list(older[: len(older) + 1 - count])
+    merging = [repository.segment(segment) for segment in older[len(kept) :]]
+    rows = merge([*merging, new], keep_deleted=bool(kept)) if merging else new
+    if not len(rows):
+        return kept, 0
+    segment = repository.put_segment(rows)
+    return [*kept, segment], segment.stored
+
+
+def commit(repository: Repository, snapshot: Snapshot, known_condemned: int) -> Snapshot:
+    """Append the snapshot's record; it is restorable from then on.
+
+    Args:
+        repository: Where.
+        snapshot: What; sequence and digest are filled in.
+        known_condemned: How many objects were condemned when the run began.
+
+    Raises:
+        Conflict: A prune condemned what this snapshot refers to.
+    """
+
+    def recheck() -> None:
+        condemned = repository.state.condemned
+        if len(condemned) == known_condemned:
+            return
+        needed = {f"manifests/{segment.name}" for segment in snapshot.segments}
+        needed |= used_packs(repository, snapshot)
+        lost = sorted(needed & condemned.keys())
+        if lost:
+            raise Conflict(
+                f"a prune condemned {lost[0]} while {snapshot.dataset} was backed up",
+                "run the backup again; it stores that content under a new name",
+            )
+
+    repository.refresh()
+    recheck()
+    record = repository.log.append(snapshot.record_body(), recheck)
+    return repository.state.snapshot(record.body["id"])
+
+
+def used_packs(repository: Repository, snapshot: Snapshot) -> set[str]:
+    """Names (run/sha256) of the packs that a snapshot refers to."""
+    names: set[str] = set()
+    for segment in snapshot.segments:
+        chunks = repository.segment(segment).column("chunks").combine_chunks().flatten()
+        names |= {pack_name_text(name) for name in chunks.field("pack").unique().to_pylist()}
+    return names

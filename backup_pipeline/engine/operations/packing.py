@@ -1,0 +1,380 @@
+"""The writing half of a run: threads that hash, compress and seal content into packs.
+
+Order that must hold: the run's record is in the log before its first pack is in the store, and a
+pack is durable before anything that names it is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from blake3 import blake3
+
+from backup_pipeline.engine.chunk_index import ChunkIndex, Place
+from backup_pipeline.engine.chunker import (
+    CHUNK_MOST_BYTES,
+    SOLID_TARGET_BYTES,
+    Compressor,
+)
+from backup_pipeline.engine.crypto import TAG_BYTES, Buffer, Sealer, new_salt
+from backup_pipeline.engine.format.pack import (
+    FRAMES_START,
+    Frame,
+    content_sealer,
+    frame_binding,
+    pack_header,
+    seal_index,
+)
+from backup_pipeline.engine.repository import Repository
+
+__all__ = ["READ_BUFFER_BYTES", "Content", "Packer", "thread_count"]
+
+PACK_TARGET_BYTES = 16 * 1024 * 1024
+READ_BUFFER_BYTES = 4 * 1024 * 1024
+UPLOADS = 2
+_END = None
+
+
+def thread_count() -> int:
+    """How many threads do the work that leaves Python's lock."""
+    return max(2, min(8, os.cpu_count() or 2))
+
+
+class Content:
+    """The chunk ids of one entry, filled in as its pieces are done."""
+
+    __slots__ = ("ids",)
+
+    def __init__(self) -> None:
+        self.ids: list[bytes] = []
+
+
+class _OpenPack:
+    """A pack being filled: space is reserved in order and sealed into by any thread."""
+
+    def __init__(
+        self, number: int, buffer: bytearray, run: bytes, sealer: Sealer, salt: bytes
+    ) -> None:
+        self.number = number
+        self.buffer = buffer
+        self.view = memoryview(buffer)
+        self.view[:FRAMES_START] = pack_header(run, salt)
+        self.salt = salt
+        self.sealer = sealer
+        self.end = FRAMES_START
+        self.frames: list[Frame] = []
+        self._lock = threading.Lock()
+        self._pending = 1  # one for the packer itself, until the pack is closed
+
+    def fits(self, stored: int) -> bool:
+        return self.end + stored <= len(self.buffer)
+
+    def reserve(self, stored: int, raw: int, members: Sequence[tuple[int, bytes]]) -> Frame:
+        frame = Frame(len(self.frames), self.end, stored, raw, tuple(members))
+        self.frames.append(frame)
+        self.end += stored
+        with self._lock:
+            self._pending += 1
+        return frame
+
+    def release(self) -> bool:
+        """Count one holder less; True for the last, who sends the pack off."""
+        with self._lock:
+            self._pending -= 1
+            return self._pending == 0
+
+
+class Packer:
+    """Takes content in, gives packs out.
+
+    Args:
+        repository: Where packs go.
+        run: The run's id.
+        content_key: The run's content key.
+        index: What is stored already; places of new chunks are entered.
+        before_first: Called once before the first pack is written.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        run: bytes,
+        content_key: bytes,
+        index: ChunkIndex,
+        before_first: Callable[[], None],
+    ) -> None:
+        self._repository = repository
+        self._keys = repository.keys
+        self._dataset_id = repository.keys.dataset_id
+        self._identity_key = repository.keys.identity
+        self._run = run
+        self._content_key = content_key
+        self._index = index
+        self._before_first: Callable[[], None] | None = before_first
+        self._first_lock = threading.Lock()
+        self._pack_lock = threading.Lock()
+        self._open: _OpenPack | None = None
+        self.stored_bytes = 0
+        self.new_raw_bytes = 0
+        self.packs = 0
+        self._failure: BaseException | None = None
+        threads = thread_count()
+        self._tasks: queue.Queue[tuple[int, Callable[[Compressor], None]] | None] = queue.Queue(
+            threads * 2
+        )
+        self.buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        for _ in range(threads * 2 + 2):
+            self.buffers.put(bytearray())
+        self._pack_buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        for _ in range(UPLOADS + 1):
+            self._pack_buffers.put(bytearray())
+        self._uploader = ThreadPoolExecutor(UPLOADS, "upload")
+        self._uploads: set[Future[None]] = set()
+        self._done_lock = threading.Condition()
+        self._submitted = 0
+        self._done_ahead: set[int] = set()
+        self._done_through = 0
+        self._threads = [
+            threading.Thread(target=self._work, name=f"pack-{i}", daemon=True)
+            for i in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # What the reading thread calls.
+
+    @property
+    def next_task(self) -> int:
+        """The number of the task that will be submitted next, from 1."""
+        return self._submitted + 1
+
+    def finished_through(self) -> int:
+        """All tasks up to this number are done; raises what went wrong in any."""
+        self._check()
+        return self._done_through
+
+    def wait_through(self, task: int) -> None:
+        """Wait until all tasks up to this number are done."""
+        with self._done_lock:
+            while self._done_through < task and self._failure is None:
+                self._done_lock.wait(0.5)
+        self._check()
+
+    def take_buffer(self, size: int) -> bytearray:
+        """A buffer of this size to read into; waits for one to be free."""
+        while True:
+            self._check()
+            try:
+                buffer = self.buffers.get(timeout=0.5)
+                break
+            except queue.Empty:
+                continue
+        return buffer if len(buffer) == size else bytearray(size)
+
+    def solid(self, buffer: bytearray, members: Sequence[tuple[Content, int, int]]) -> None:
+        """Store small files that stand in a buffer; gives the buffer back when done.
+
+        Args:
+            buffer: Holds them.
+            members: (content, start, size) of each.
+        """
+        self._submit(lambda compressor: self._do_solid(compressor, buffer, members))
+
+    def chunks(
+        self, buffer: bytearray, content: Content, pieces: Sequence[tuple[int, int]]
+    ) -> None:
+        """Store chunks of one large file that stand in a buffer; gives it back when done.
+
+        Args:
+            buffer: Holds them.
+            content: The file's.
+            pieces: (start, size) of each chunk.
+        """
+        first = len(content.ids)
+        content.ids.extend([b""] * len(pieces))
+        self._submit(lambda compressor: self._do_chunks(compressor, buffer, content, first, pieces))
+
+    def frame(
+        self, identity_members: Sequence[tuple[int, bytes]], packed: Buffer, raw: int
+    ) -> None:
+        """Store a frame that is compressed already, as a copy from another tier does."""
+        self._check()
+        self._store_frame(packed, raw, identity_members)
+
+    def close(self) -> None:
+        """Finish all tasks and packs; all is durable on return."""
+        self.wait_through(self._submitted)
+        with self._pack_lock:
+            last, self._open = self._open, None
+        if last is not None:
+            self._release(last)
+        for upload in list(self._uploads):
+            upload.result()
+        self._check()
+        self._stop()
+
+    def abandon(self) -> None:
+        """Stop without finishing; what was uploaded stays for the next run."""
+        self._failure = self._failure or RuntimeError("abandoned")
+        self._stop()
+
+    def _stop(self) -> None:
+        while True:  # free the threads that wait for a place or a task
+            try:
+                self._tasks.get_nowait()
+            except queue.Empty:
+                break
+        for _ in self._threads:
+            self._tasks.put(_END)
+        for thread in self._threads:
+            thread.join()
+        self._uploader.shutdown(wait=True, cancel_futures=True)
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _submit(self, task: Callable[[Compressor], None]) -> None:
+        self._submitted += 1
+        while True:
+            self._check()
+            try:
+                self._tasks.put((self._submitted, task), timeout=0.5)
+                return
+            except queue.Full:
+                continue
+
+    # What the packing threads do.
+
+    def _work(self) -> None:
+        compressor = Compressor()
+        while (item := self._tasks.get()) is not None:
+            number, task = item
+            try:
+                if self._failure is None:
+                    task(compressor)
+            except BaseException as error:
+                self._failure = self._failure or error
+            with self._done_lock:
+                self._done_ahead.add(number)
+                while self._done_through + 1 in self._done_ahead:
+                    self._done_through += 1
+                    self._done_ahead.discard(self._done_through)
+                self._done_lock.notify_all()
+
+    def _do_solid(
+        self, compressor: Compressor, buffer: bytearray, members: Sequence[tuple[Content, int, int]]
+    ) -> None:
+        view, key, claim = memoryview(buffer), self._identity_key, self._index.claim
+        fresh: list[tuple[int, int, bytes]] = []
+        for content, start, size in members:
+            identity = blake3(view[start : start + size], key=key).digest()
+            content.ids.append(identity)
+            if claim(identity):
+                fresh.append((start, size, identity))
+        if fresh:
+            if len(fresh) == len(members):
+                raw = view[: fresh[-1][0] + fresh[-1][1]]
+            else:
+                raw = memoryview(b"".join([view[start : start + n] for start, n, _ in fresh]))
+            self._store_frame(
+                compressor.compress(raw),
+                len(raw),
+                [(size, identity) for _, size, identity in fresh],
+            )
+        self.buffers.put(buffer)
+
+    def _do_chunks(
+        self,
+        compressor: Compressor,
+        buffer: bytearray,
+        content: Content,
+        first: int,
+        pieces: Sequence[tuple[int, int]],
+    ) -> None:
+        view, key = memoryview(buffer), self._identity_key
+        for number, (start, size) in enumerate(pieces, first):
+            raw = view[start : start + size]
+            identity = blake3(raw, key=key).digest()
+            content.ids[number] = identity
+            if self._index.claim(identity):
+                self._store_frame(compressor.compress(raw), size, [(size, identity)])
+        self.buffers.put(buffer)
+
+    def _store_frame(self, packed: Buffer, raw: int, members: Sequence[tuple[int, bytes]]) -> None:
+        stored = len(packed) + TAG_BYTES
+        full: _OpenPack | None = None
+        with self._pack_lock:
+            pack = self._open
+            if pack is None or not pack.fits(stored):
+                full = pack
+                pack = self._open = self._new_pack()
+            frame = pack.reserve(stored, raw, members)
+            self.new_raw_bytes += raw
+        if full is not None:
+            self._release(full)
+        pack.sealer.seal_into(
+            frame.ordinal,
+            packed,
+            frame_binding(self._dataset_id, frame.ordinal),
+            pack.view[frame.offset : frame.offset + stored],
+        )
+        places: list[tuple[bytes, Place]] = []
+        inner = 0
+        for size, identity in members:
+            place = (pack.number, frame.ordinal, frame.offset, stored, raw, inner, size)
+            places.append((identity, place))
+            inner += size
+        self._index.settle(places)
+        self._release(pack)
+
+    def _new_pack(self) -> _OpenPack:
+        while True:
+            self._check()
+            try:
+                buffer = self._pack_buffers.get(timeout=0.5)
+                break
+            except queue.Empty:
+                continue
+        capacity = PACK_TARGET_BYTES + CHUNK_MOST_BYTES + SOLID_TARGET_BYTES
+        if len(buffer) != capacity:
+            buffer = bytearray(capacity)
+        salt = new_salt()
+        sealer = content_sealer(self._keys, self._content_key, salt)
+        return _OpenPack(self._index.new_pack(), buffer, self._run, sealer, salt)
+
+    def _release(self, pack: _OpenPack) -> None:
+        if pack.release():
+            upload = self._uploader.submit(self._upload, pack)
+            self._uploads.add(upload)
+            upload.add_done_callback(self._uploads.discard)
+
+    def _upload(self, pack: _OpenPack) -> None:
+        try:
+            self.announce()
+            tail = seal_index(self._keys, self._run, pack.salt, pack.frames)
+            content = pack.view[: pack.end]
+            digest = hashlib.sha256(content)
+            digest.update(tail)
+            name = self._run + digest.digest()
+            self._repository.store.put(self._repository.pack_path(name), [content, tail])
+            self._index.name_pack(pack.number, name)
+            with self._pack_lock:
+                self.stored_bytes += pack.end + len(tail)
+                self.packs += 1
+            self._pack_buffers.put(pack.buffer)
+        except BaseException as error:
+            self._failure = self._failure or error
+            raise
+
+    def announce(self) -> None:
+        """Put the run's record into the log, once, before anything of it is stored."""
+        with self._first_lock:
+            if self._before_first is not None:
+                self._before_first()
+                self._before_first = None
