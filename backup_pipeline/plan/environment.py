@@ -1,0 +1,236 @@
+"""Lays an environment over the plan and makes its local paths absolute."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any, cast
+
+from pydantic_core import PydanticCustomError
+
+from backup_pipeline.plan.document import Document
+from backup_pipeline.plan.problems import Findings, Mark, Path
+from backup_pipeline.plan.references import is_reference, parse_reference
+from backup_pipeline.plan.schema import check_long_name
+
+__all__ = ["Variant", "variants"]
+
+_NOT_OVERLAID = ("environments", "deployment")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """The plan as one environment makes it.
+
+    Attributes:
+        name: The environment's name, None for the plan without any.
+        content: The merged plan, with no ``environments``.
+        marks: Where each of its values was written.
+        chosen: Whether it is the one that counts now.
+    """
+
+    name: str | None
+    content: dict[str, Any]
+    marks: dict[Path, Mark]
+    chosen: bool
+
+
+def variants(
+    document: Document, environ: Mapping[str, str], findings: Findings
+) -> tuple[Variant, list[Variant]]:
+    """Makes the plan that counts in this deployment, and those of all other environments.
+
+    The others are made so that their mistakes show before the day they are deployed.
+
+    Args:
+        document: The plan as written.
+        environ: Variables that ``deployment`` may refer to.
+        findings: Takes mistakes of ``deployment`` and ``environments``.
+    """
+    written = document.content.get("environments")
+    overlays: dict[str, Any] = {}
+    if isinstance(written, dict):
+        overlays = cast("dict[str, Any]", written)
+    elif written is not None:
+        findings.refuse(("environments",), "not a mapping", "write {name: {what differs}}")
+    deployment = _deployment(document.content, environ, findings)
+    if overlays and "deployment" not in document.content:
+        findings.report(
+            ("environments",), "nothing picks one of them", "add deployment: {env: BACKUP_ENV}"
+        )
+    base = {key: item for key, item in document.content.items() if key != "environments"}
+    made: dict[str | None, Variant] = {}
+    for name, overlay in overlays.items():
+        if not isinstance(overlay, dict):
+            findings.refuse(("environments", name), "not a mapping", "write what differs in it")
+            continue
+        made[name] = _overlay(document, base, name, overlay, findings, name == deployment)
+    chosen = made.pop(deployment, None)
+    if chosen is None:
+        marks = _without(document.marks, ("environments",))
+        chosen = Variant(None, copy.deepcopy(base), marks, True)
+    if deployment is None:
+        chosen.content.pop("deployment", None)
+    else:
+        chosen.content["deployment"] = deployment
+    for variant in (chosen, *made.values()):
+        if variant is not chosen:
+            variant.content["deployment"] = variant.name
+        _make_absolute(variant.content, document.folder)
+    return chosen, list(made.values())
+
+
+def _deployment(
+    content: Mapping[str, Any], environ: Mapping[str, str], findings: Findings
+) -> str | None:
+    written = content.get("deployment")
+    if written is None:
+        return None
+    try:
+        if not isinstance(written, dict):
+            return check_long_name(written)
+        reference = parse_reference(cast("dict[str, Any]", written))
+        named = reference.find(environ)
+        if named is None:
+            gone = f"{reference} is not there, and no default is given"
+            findings.refuse(("deployment",), gone, "set it, or add default: dev")
+            return None
+        return check_long_name(named)
+    except PydanticCustomError as error:
+        context = error.context or {}
+        findings.refuse(("deployment",), context["message"], context.get("suggestion"))
+        return None
+
+
+def _overlay(
+    document: Document,
+    base: Mapping[str, Any],
+    name: str,
+    overlay: Mapping[str, Any],
+    findings: Findings,
+    chosen: bool,
+) -> Variant:
+    origin: Path = ("environments", name)
+    kept: dict[str, Any] = {}
+    for key, item in overlay.items():
+        if key in _NOT_OVERLAID:
+            findings.refuse((*origin, key), "an environment cannot change this", "remove it")
+        else:
+            kept[key] = item
+    marks = _without(document.marks, ("environments",))
+    merging = _Merging(document.marks, marks)
+    content = merging.merge(copy.deepcopy(dict(base)), kept, (), origin)
+    return Variant(name, content, marks, chosen)
+
+
+class _Merging:
+    """Lays one mapping over another and keeps track of where each value was written."""
+
+    def __init__(self, written: Mapping[Path, Mark], marks: dict[Path, Mark]) -> None:
+        self._written = written
+        self._marks = marks
+
+    def merge(
+        self, below: dict[str, Any], above: Mapping[str, Any], path: Path, origin: Path
+    ) -> dict[str, Any]:
+        """Merges deeply: mappings key by key, all else replaced; null takes a key away."""
+        for key, value in above.items():
+            here, there = (*path, key), (*origin, key)
+            known = below.get(key)
+            if isinstance(value, dict) and isinstance(known, str) and _has_short_form(here):
+                known = {"url": known}
+                self._marks[(*here, "url")] = self._marks.get(here, Mark(here))
+            if value is None:
+                below.pop(key, None)
+                self._forget(here, known)
+            elif isinstance(known, dict) and isinstance(value, dict) and _joins(known, value, here):
+                mapping = cast("dict[str, Any]", known)
+                below[key] = self.merge(mapping, cast("dict[str, Any]", value), here, there)
+            else:
+                self._forget(here, known)
+                below[key] = copy.deepcopy(value)
+                for tail in _tails(value):
+                    if there + tail in self._written:
+                        self._marks[here + tail] = self._written[there + tail]
+        return below
+
+    def _forget(self, path: Path, value: Any) -> None:
+        for tail in _tails(value):
+            self._marks.pop(path + tail, None)
+
+
+def _has_short_form(path: Path) -> bool:
+    return (len(path) == 2 and path[0] == "stores") or path == ("scratch",)
+
+
+def _joins(below: Any, above: Any, path: Path) -> bool:
+    """Tells whether two mappings are merged; references are values, replaced as a whole."""
+    return len(path) == 1 or not (is_reference(below) or is_reference(above))
+
+
+def _tails(value: Any) -> Iterator[Path]:
+    yield ()
+    if isinstance(value, dict):
+        for key, item in cast("dict[str, Any]", value).items():
+            yield from ((key, *tail) for tail in _tails(item))
+    elif isinstance(value, list):
+        for index, item in enumerate(cast("list[Any]", value)):
+            yield from ((index, *tail) for tail in _tails(item))
+
+
+def _without(marks: Mapping[Path, Mark], prefix: Path) -> dict[Path, Mark]:
+    size = len(prefix)
+    return {path: mark for path, mark in marks.items() if path[:size] != prefix}
+
+
+def _make_absolute(content: dict[str, Any], folder: FilePath) -> None:
+    """Makes the paths of stores, scratch, sources and ``{file: …}`` references absolute."""
+    stores = content.get("stores")
+    if isinstance(stores, dict):
+        for name, store in cast("dict[str, Any]", stores).items():
+            stores[name] = _absolute_place(store, ("url",), folder)
+    if "scratch" in content:
+        content["scratch"] = _absolute_place(content["scratch"], ("url",), folder)
+    datasets = content.get("datasets")
+    if isinstance(datasets, list):
+        for dataset in cast("list[Any]", datasets):
+            if isinstance(dataset, dict) and "source" in dataset:
+                dataset["source"] = _absolute_source(dataset["source"], folder)
+    _absolute_references(content, folder, ())
+
+
+def _absolute_source(source: Any, folder: FilePath) -> Any:
+    if not isinstance(source, dict):
+        return _absolute_place(source, (), folder)
+    kinds = cast("dict[str, Any]", source)
+    for kind in ("files", "day_paths", "sqlite", "duckdb"):
+        if kind in kinds:
+            kinds[kind] = _absolute_place(kinds[kind], ("path",), folder)
+    return kinds
+
+
+def _absolute_place(place: Any, keys: tuple[str, ...], folder: FilePath) -> Any:
+    """Makes a path absolute that is written as text, or below one of the keys of a mapping."""
+    if isinstance(place, str) and place and "://" not in place:
+        return os.path.normpath(folder / FilePath(place).expanduser())
+    if isinstance(place, dict):
+        mapping = cast("dict[str, Any]", place)
+        for key in keys:
+            if key in mapping:
+                mapping[key] = _absolute_place(mapping[key], (), folder)
+    return cast("Any", place)
+
+
+def _absolute_references(value: Any, folder: FilePath, path: Path) -> None:
+    if isinstance(value, dict):
+        mapping = cast("dict[str, Any]", value)
+        if len(path) > 1 and is_reference(mapping) and "file" in mapping:
+            mapping["file"] = _absolute_place(mapping["file"], (), folder)
+        for key, item in mapping.items():
+            _absolute_references(item, folder, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(cast("list[Any]", value)):
+            _absolute_references(item, folder, (*path, index))

@@ -1,0 +1,408 @@
+"""The plan as it counts: every default filled in, every dataset with its own tiers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, time, timedelta
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+from zoneinfo import ZoneInfo
+
+from backup_pipeline.engine.errors import KeyMissing, UsageError
+from backup_pipeline.plan.problems import one_of
+from backup_pipeline.plan.references import Reference, resolve_references
+
+__all__ = [
+    "Anomaly",
+    "Dataset",
+    "Drill",
+    "Keep",
+    "KeySpec",
+    "Lock",
+    "OnChange",
+    "Plan",
+    "RunRules",
+    "ScratchSpec",
+    "SourceSpec",
+    "StoreSpec",
+    "Tier",
+]
+
+Every = Literal["hour", "day", "week", "month"]
+Kind = Literal["full", "differential", "incremental"]
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How many snapshots retention keeps of each generation."""
+
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """How the store refuses deletion, and for how long."""
+
+    mode: Literal["compliance", "governance"]
+    days: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """One destination of a dataset's backups.
+
+    Attributes:
+        name: The tier's name, part of the asset key.
+        store: Name of its store.
+        every: Its cadence; an hourly tier is partitioned by day like a daily one.
+        at: Local time of day at which it runs; for an hourly tier only the minute counts.
+        weekday: For a weekly tier, ``monday`` to ``sunday``; else None.
+        day_of_month: For a monthly tier, 1 to 28; else None.
+        kind: Which older packs its snapshots may refer to.
+        full_every: When a chain ends; None where ``kind`` is ``full``.
+        from_: ``source``, or the name of the tier that it copies.
+        if_missed: What a copying tier does about a day that no tier has.
+        keep: What retention keeps.
+        lock: The store's lock, or the tier's own.
+    """
+
+    name: str
+    store: str
+    every: Every = "day"
+    at: time = time(2, 0)
+    weekday: str | None = None
+    day_of_month: int | None = None
+    kind: Kind = "incremental"
+    full_every: timedelta | None = timedelta(weeks=4)
+    from_: str = "source"
+    if_missed: Literal["fail", "nearest"] = "fail"
+    keep: Keep = Keep(daily=7, weekly=4, monthly=6)
+    lock: Lock | None = None
+
+    @property
+    def reads_source(self) -> bool:
+        """Whether its runs read the dataset itself."""
+        return self.from_ == "source"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """Where a dataset is read from.
+
+    Attributes:
+        kind: Kind of source that reads it: ``files`` or ``objects``, or a kind of a later version.
+        options: What that source takes; references stand as written. ``{day}`` may stand in them.
+        installed: Whether this version can read it.
+        by_day: Whether the place names a day.
+        written_kind: The kind as the plan names it, such as ``day_paths``.
+    """
+
+    kind: str
+    options: Mapping[str, Any]
+    installed: bool = True
+    by_day: bool = False
+    written_kind: str = ""
+
+    @property
+    def place(self) -> str:
+        """The path or URL as written, for messages; never a secret."""
+        where = self.options.get("path") or self.options.get("url")
+        if isinstance(where, Mapping):
+            return f"{{{'env' if 'env' in where else 'file'}: {next(iter(where.values()))}}}"
+        return str(where) if where else self.kind
+
+    def resolved(self, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Returns the options with references replaced by what they refer to.
+
+        Raises:
+            UsageError: A value that is referred to is not there.
+        """
+        variables = os.environ if environ is None else environ
+        return resolve_references(dict(self.options), variables, f"source {self.kind}")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSpec:
+    """A store as the plan declares it; secrets are references.
+
+    Attributes:
+        settings: Everything but url and lock: region, endpoint, credentials, addressing.
+    """
+
+    name: str
+    url: str | Reference
+    settings: Mapping[str, str | Reference] = field(default_factory=dict[str, "str | Reference"])
+    lock: Lock | None = None
+
+    @property
+    def display_url(self) -> str:
+        """The URL for people; a reference is shown by its name."""
+        return self.url if isinstance(self.url, str) else f"{{{self.url}}}"
+
+    def url_in(self, environ: Mapping[str, str] | None = None) -> str:
+        """Returns the URL.
+
+        Raises:
+            UsageError: The variable or file that holds it is not there, or what it holds is no
+                store's URL.
+        """
+        from pydantic_core import PydanticCustomError
+
+        from backup_pipeline.plan.schema import check_store_url
+
+        if isinstance(self.url, str):
+            return self.url
+        url = self.url.resolve(_environ(environ), f"the url of store {self.name}")
+        try:
+            check_store_url(url)
+        except PydanticCustomError as error:
+            context = error.context or {}
+            message = f"store {self.name} ({self.url}): {context.get('message')}"
+            raise UsageError(message, context.get("suggestion")) from None
+        if "://" not in url and not url.startswith("/"):
+            message = f"store {self.name} ({self.url}): the path is not absolute"
+            raise UsageError(message, "write it from / on")
+        return url
+
+    def options(self, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Returns what ``engine.store.open_store`` takes, references resolved.
+
+        Raises:
+            UsageError: A value that is referred to is not there.
+        """
+        url = self.url_in(environ)
+        if not url.startswith("s3://"):
+            # A region or credentials may remain from before an environment changed the url.
+            return {"url": url}
+        options = {"url": url}
+        for key, value in self.settings.items():
+            what = f"{key} of store {self.name}"
+            literal = isinstance(value, str)
+            options[key] = value if literal else value.resolve(_environ(environ), what)
+        return options
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpec:
+    """A key as the plan names it: where the secret is, never the secret."""
+
+    name: str
+    kind: Literal["passphrase", "key_file"]
+    reference: Reference
+
+    def resolve(
+        self, environ: Mapping[str, str] | None = None
+    ) -> tuple[Literal["passphrase", "key_file"], bytes]:
+        """Fetches the secret: the passphrase, or the content of the key file.
+
+        Raises:
+            KeyMissing: It is not there; the message says how to give it.
+        """
+        reference = self.reference
+        found: bytes | None
+        if reference.file is not None and self.kind == "key_file":
+            found = reference.read()
+        else:
+            text = reference.find(_environ(environ))
+            found = None if text is None else text.encode("utf-8", "surrogateescape")
+        if not found:
+            gone = "is not set" if reference.env else "is missing or empty"
+            raise KeyMissing(
+                f"key {self.name} of the plan is needed, but {reference} {gone}",
+                self._how_to_give(),
+            )
+        return self.kind, found
+
+    def _how_to_give(self) -> str:
+        what = "the passphrase" if self.kind == "passphrase" else "the key file's content"
+        if self.reference.env:
+            return (
+                f"export {self.reference.env}=… with {what}; keep a copy outside this machine,"
+                " for without it no backup can be restored"
+            )
+        return f"put {what} there, readable by this user only"
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchSpec:
+    """Where drills restore to, and how much room they may take."""
+
+    url: str | Reference
+    max_bytes: int | None = None
+
+    def path(self, environ: Mapping[str, str] | None = None) -> Path:
+        """Returns the directory.
+
+        Raises:
+            UsageError: The variable that names it is not set, or it names no local directory.
+        """
+        url = self.url
+        text = url if isinstance(url, str) else url.resolve(_environ(environ), "the scratch url")
+        if text.startswith("file://"):
+            text = unquote(urlsplit(text).path)
+        if "://" in text or not text.startswith("/"):
+            raise UsageError(f"scratch {text} is no local directory", "write file:///srv/restore")
+        return Path(text)
+
+
+@dataclass(frozen=True, slots=True)
+class OnChange:
+    """Backups when the dataset changes, besides the cadence."""
+
+    at_most_every: timedelta = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Drill:
+    """How often a sample is restored to scratch, and how much (a fraction up to 1)."""
+
+    every: Literal["day", "week", "month"] = "month"
+    sample: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Anomaly:
+    """Fractions beyond which a snapshot counts as suspicious; None: by the dataset's history."""
+
+    changed: float | None = None
+    deleted: float | None = None
+    renamed: float | None = None
+    shrunk: float | None = None
+    incompressible: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRules:
+    """How runs are launched in Dagster."""
+
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    pool: str | None = None
+    retries: int = 0
+    on_overlap: Literal["skip", "queue"] = "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """One protected dataset with its policy applied.
+
+    Attributes:
+        key: The upstream asset's key, its parts joined by ``/``.
+        tiers: By name, in the policy's order; the first reads the source.
+        rpo: Tolerated age of the newest good snapshot, for each tier.
+        rto: Tolerated time of a restore; None where the plan states none.
+        drill: None where drills are switched off.
+        late: Whether present state may be stored for a past day.
+        on_change: None where changes start no backup.
+        policy: Name of the policy.
+        keep_slices: For ``holds: slice``: how long a slice is kept; None is for ever.
+        solid: Whether small files share segments.
+    """
+
+    key: str
+    source: SourceSpec
+    tiers: Mapping[str, Tier]
+    rpo: Mapping[str, timedelta]
+    policy: str = "default"
+    holds: Literal["whole", "slice"] = "whole"
+    late: Literal["refuse", "accept"] = "refuse"
+    rto: timedelta | None = None
+    drill: Drill | None = Drill()
+    on_change: OnChange | None = None
+    anomaly: Anomaly | None = Anomaly()
+    run: RunRules = RunRules()
+    keep_slices: timedelta | None = None
+    group: str | None = None
+    solid: bool = True
+    symlinks: Literal["keep"] = "keep"
+
+    @property
+    def first_tier(self) -> Tier:
+        """The tier that reads the source and that the others wait for."""
+        return next(iter(self.tiers.values()))
+
+    def tier(self, name: str) -> Tier:
+        """Returns a tier by name.
+
+        Raises:
+            UsageError: The dataset has no such tier.
+        """
+        found = self.tiers.get(name)
+        if found is None:
+            raise UsageError(f"{self.key} has no tier '{name}'", one_of(name, self.tiers))
+        return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole declaration.
+
+    Attributes:
+        document: Plain content that ``load_plan`` takes again: the environment merged in,
+            references as references, local paths absolute.
+        start: The first day that has a backup.
+        timezone: Name of the zone whose days count.
+        deployment: Stamped into repositories; None where the plan names none.
+        automation: Whether schedules and sensors run by default.
+        file: The file it was read from, or None.
+        accept_history_change: Names of changes that may hide history.
+    """
+
+    document: Mapping[str, Any]
+    start: date
+    timezone: str
+    deployment: str | None
+    automation: bool
+    encryption: Literal["aes-256-gcm", "none"]
+    stores: Mapping[str, StoreSpec]
+    keys: Mapping[str, KeySpec]
+    datasets: Mapping[str, Dataset]
+    scratch: ScratchSpec | None = None
+    accept_history_change: tuple[str, ...] = ()
+    file: str | None = field(default=None, compare=False)
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The zone whose days count."""
+        return ZoneInfo(self.timezone)
+
+    @property
+    def tier_names(self) -> list[str]:
+        """Names of all tiers, in the order in which datasets first name them."""
+        return list(dict.fromkeys(name for item in self.datasets.values() for name in item.tiers))
+
+    def dataset(self, key: str) -> Dataset:
+        """Returns a dataset by its key.
+
+        Raises:
+            UsageError: The plan has no such dataset.
+        """
+        found = self.datasets.get(key)
+        if found is None:
+            raise UsageError(f"the plan has no dataset '{key}'", one_of(key, self.datasets))
+        return found
+
+    def history(self) -> dict[str, Any]:
+        """Returns what decides which days exist: start, timezone, and each tier's cadence."""
+        from backup_pipeline.plan.history import describe_history
+
+        return describe_history(self)
+
+    def history_key(self) -> str:
+        """Returns a digest of ``history()``, equal exactly where the days are the same."""
+        days = {key: value for key, value in self.history().items() if key != "accepted"}
+        text = json.dumps(days, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _environ(environ: Mapping[str, str] | None) -> Mapping[str, str]:
+    return os.environ if environ is None else environ

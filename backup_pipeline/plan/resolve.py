@@ -1,0 +1,304 @@
+"""Fills in the defaults: from the plan as written to the plan as it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import time, timedelta
+from typing import Any
+
+from backup_pipeline.plan.cadence import interval
+from backup_pipeline.plan.model import (
+    Anomaly,
+    Dataset,
+    Drill,
+    Keep,
+    KeySpec,
+    Lock,
+    OnChange,
+    Plan,
+    RunRules,
+    ScratchSpec,
+    SourceSpec,
+    StoreSpec,
+    Tier,
+)
+from backup_pipeline.plan.presets import PRESETS
+from backup_pipeline.plan.references import Reference
+from backup_pipeline.plan.schema import (
+    FIRST_TIER,
+    DatasetWritten,
+    LockWritten,
+    OverrideWritten,
+    PlanWritten,
+    PolicyWritten,
+    StoreWritten,
+    TierFields,
+    TierWritten,
+)
+from backup_pipeline.plan.sourcekinds import LATER, fill_asset
+
+__all__ = [
+    "DEFAULT_FULL_EVERY",
+    "DEFAULT_KEY_VARIABLE",
+    "DEFAULT_POLICY",
+    "dataset_keys",
+    "dataset_tiers",
+    "default_rpo",
+    "policy_of",
+    "policy_tiers",
+    "resolve_plan",
+    "settle_tiers",
+]
+
+DEFAULT_POLICY = "default"
+DEFAULT_KEY_VARIABLE = "BACKUP_PASSPHRASE"
+DEFAULT_FULL_EVERY = timedelta(weeks=4)
+_DEFAULT_KEEP = Keep(daily=7, weekly=4, monthly=6)
+_RPO_SLACK = {
+    "hour": timedelta(hours=1),
+    "day": timedelta(hours=2),
+    "week": timedelta(days=1),
+    "month": timedelta(days=1),
+}
+"""Room for the run itself: rpo is held on the time of capture."""
+
+
+def policy_of(plan: PlanWritten, dataset: DatasetWritten) -> PolicyWritten | None:
+    """Returns the policy that a dataset follows: the plan's own, a preset, or the implied one."""
+    name = dataset.policy or DEFAULT_POLICY
+    if name in plan.policies:
+        return plan.policies[name]
+    if name in PRESETS:
+        return PolicyWritten.model_validate(PRESETS[name])
+    if name == DEFAULT_POLICY and len(plan.stores) == 1:
+        return PolicyWritten(tiers=[TierWritten(name=next(iter(plan.stores)))])
+    return None
+
+
+def policy_tiers(policy: PolicyWritten, override: OverrideWritten | None) -> list[TierWritten]:
+    """Returns a policy's tiers as one dataset has them: changed, or left out, by its override."""
+    changes = {} if override is None else override.tiers
+    tiers: list[TierWritten] = []
+    for tier in policy.tiers:
+        change = changes.get(tier.name)
+        if change is None:
+            tiers.append(tier)
+        elif change.enabled:
+            tiers.append(_changed(tier, change))
+    return tiers
+
+
+def _changed(tier: TierWritten, change: TierFields) -> TierWritten:
+    """Applies an override; what only made sense with the replaced cadence or kind goes with it."""
+    fields = {name for name in change.model_fields_set if name in TierFields.model_fields}
+    update: dict[str, Any] = {name: getattr(change, name) for name in fields}
+    if change.every is not None and change.every != tier.every:
+        update = {"weekday": None, "day_of_month": None, **update}
+        if "hour" in (change.every, tier.every):
+            update = {"at": None, **update}
+    if change.kind == "full":
+        update = {"full_every": None, **update}
+    return tier.model_copy(update=update)
+
+
+def settle_tiers(tiers: list[TierWritten], stores: Mapping[str, StoreWritten]) -> dict[str, Tier]:
+    """Fills in the tiers' defaults; the first reads the source, the others copy the first."""
+    first = tiers[0].name
+    return {tier.name: _settle(tier, first, stores) for tier in tiers}
+
+
+def _settle(tier: TierWritten, first: str, stores: Mapping[str, StoreWritten]) -> Tier:
+    every = tier.every or "day"
+    kind = tier.kind or "incremental"
+    store_name = tier.store or tier.name
+    store = stores.get(store_name)
+    keep = _DEFAULT_KEEP if tier.keep is None else Keep(**tier.keep.model_dump())
+    return Tier(
+        name=tier.name,
+        store=store_name,
+        every=every,
+        at=tier.at or time(2, 0),
+        weekday=(tier.weekday or "sunday") if every == "week" else None,
+        day_of_month=(tier.day_of_month or 1) if every == "month" else None,
+        kind=kind,
+        full_every=None if kind == "full" else tier.full_every or DEFAULT_FULL_EVERY,
+        from_=tier.from_ or ("source" if tier.name == first else first),
+        if_missed=tier.if_missed or "fail",
+        keep=keep,
+        lock=_lock(tier.lock) or (_lock(store.lock) if store is not None else None),
+    )
+
+
+def _lock(written: LockWritten | None) -> Lock | None:
+    return None if written is None else Lock(written.mode, written.days)
+
+
+def dataset_tiers(plan: PlanWritten, dataset: DatasetWritten) -> dict[str, Tier]:
+    """Returns a dataset's tiers with all defaults; empty where there is no policy or no tier."""
+    policy = policy_of(plan, dataset)
+    tiers = [] if policy is None else policy_tiers(policy, dataset.override)
+    return settle_tiers(tiers, plan.stores) if tiers else {}
+
+
+def dataset_keys(dataset: DatasetWritten) -> list[str]:
+    """Returns the asset keys that one entry of ``datasets`` stands for."""
+    if dataset.asset is not None:
+        return [dataset.asset]
+    return list(dataset.assets or [])
+
+
+def default_rpo(tier: Tier, holds: str) -> timedelta:
+    """Returns how old a tier's newest snapshot may be where the plan does not say.
+
+    The cadence, a day more where the day must close first, and room for the run itself.
+    """
+    waits = timedelta(days=1 if holds == "slice" or not tier.reads_source else 0)
+    return interval(tier.every) + waits + _RPO_SLACK[tier.every]
+
+
+def resolve_plan(
+    plan: PlanWritten, document: Mapping[str, Any], *, file: str | None = None
+) -> Plan:
+    """Builds the plan that counts.
+
+    Args:
+        plan: A plan that broke no rule.
+        document: What it was read from, to be read again elsewhere.
+        file: The file's name.
+    """
+    assert plan.start is not None
+    datasets: dict[str, Dataset] = {}
+    for written in plan.datasets:
+        for key in dataset_keys(written):
+            datasets[key] = _dataset(plan, written, key)
+    scratch = plan.scratch
+    return Plan(
+        document=document,
+        start=plan.start,
+        timezone=plan.timezone,
+        deployment=plan.deployment,
+        automation=plan.automation,
+        encryption=plan.encryption,
+        stores={name: _store(name, store) for name, store in plan.stores.items()},
+        keys=_keys(plan),
+        datasets=datasets,
+        scratch=None if scratch is None else ScratchSpec(scratch.url, scratch.max),
+        accept_history_change=tuple(plan.accept_history_change),
+        file=file,
+    )
+
+
+def _store(name: str, written: StoreWritten) -> StoreSpec:
+    settings = {
+        key: value
+        for key in type(written).model_fields
+        if key not in ("url", "lock") and (value := getattr(written, key)) is not None
+    }
+    return StoreSpec(name, written.url, settings, _lock(written.lock))
+
+
+def _keys(plan: PlanWritten) -> dict[str, KeySpec]:
+    keys: dict[str, KeySpec] = {}
+    for name, written in plan.keys.items():
+        if written.passphrase is not None:
+            keys[name] = KeySpec(name, "passphrase", written.passphrase)
+        elif written.key_file is not None:
+            keys[name] = KeySpec(name, "key_file", written.key_file)
+    if not keys and plan.encryption != "none":
+        keys["main"] = KeySpec("main", "passphrase", Reference(env=DEFAULT_KEY_VARIABLE))
+    return keys
+
+
+def _source(written: DatasetWritten, key: str) -> SourceSpec:
+    assert written.source is not None
+    kind, options = next(iter(written.source.items()))
+    filled = _fill(options, key)
+    if kind in LATER:
+        return SourceSpec(kind, filled, installed=False, written_kind=kind)
+    by_day = kind == "day_paths"
+    reader = kind
+    if by_day:
+        reader = "files" if "path" in filled else "objects"
+    if written.exclude:
+        filled["exclude"] = list(written.exclude)
+    return SourceSpec(reader, filled, by_day=by_day, written_kind=kind)
+
+
+def _fill(value: Any, asset: str) -> Any:
+    if isinstance(value, str):
+        return fill_asset(value, asset)
+    if isinstance(value, dict):
+        return {key: _fill(item, asset) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill(item, asset) for item in value]
+    return value
+
+
+def _dataset(plan: PlanWritten, written: DatasetWritten, key: str) -> Dataset:
+    policy = policy_of(plan, written)
+    assert policy is not None
+    override = written.override or OverrideWritten()
+    tiers = dataset_tiers(plan, written)
+    keep_slices = written.keep_slices
+    return Dataset(
+        key=key,
+        source=_source(written, key),
+        tiers=tiers,
+        rpo=_rpo(policy, override, tiers, written.holds),
+        policy=written.policy or DEFAULT_POLICY,
+        holds=written.holds,
+        late=written.late or override.late or policy.late or plan.late or "refuse",
+        rto=override.rto or policy.rto,
+        drill=_drill(policy, override),
+        on_change=_on_change(policy, override, next(iter(tiers.values())), written.holds),
+        anomaly=_anomaly(policy, override),
+        run=_run(policy, override),
+        keep_slices=keep_slices if isinstance(keep_slices, timedelta) else None,
+        group=written.group,
+        solid=written.solid,
+    )
+
+
+def _rpo(
+    policy: PolicyWritten, override: OverrideWritten, tiers: Mapping[str, Tier], holds: str
+) -> dict[str, timedelta]:
+    given: dict[str, timedelta] = {}
+    first = next(iter(tiers))
+    for rpo in (policy.rpo, override.rpo):
+        for name, duration in (rpo or {}).items():
+            given[first if name == FIRST_TIER else name] = duration
+    return {name: given.get(name) or default_rpo(tier, holds) for name, tier in tiers.items()}
+
+
+def _drill(policy: PolicyWritten, override: OverrideWritten) -> Drill | None:
+    written = override.drill or policy.drill
+    if written is None:
+        return Drill()
+    return Drill(written.every, written.sample) if written.enabled else None
+
+
+def _on_change(
+    policy: PolicyWritten, override: OverrideWritten, first: Tier, holds: str
+) -> OnChange | None:
+    # A slice is taken after its day closed, and a slower tier has no partition for today.
+    if holds == "slice" or first.every not in ("hour", "day"):
+        return None
+    written = override.on_change or policy.on_change
+    if written is None:
+        return OnChange()
+    return OnChange(written.at_most_every) if written.enabled else None
+
+
+def _anomaly(policy: PolicyWritten, override: OverrideWritten) -> Anomaly | None:
+    written = override.anomaly or policy.anomaly
+    if written is None:
+        return Anomaly()
+    return Anomaly(**written.model_dump(exclude={"enabled"})) if written.enabled else None
+
+
+def _run(policy: PolicyWritten, override: OverrideWritten) -> RunRules:
+    fields: dict[str, Any] = {}
+    for written in (policy.run, override.run):
+        if written is not None:
+            fields.update(written.model_dump(include=written.model_fields_set))
+    return RunRules(**fields)
