@@ -146,6 +146,9 @@ def _materializations(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, 
 
 def _first_error(result: dg.ExecuteInProcessResult) -> str:
     for event in result.get_step_failure_events():
+        said = event.step_failure_data.user_failure_data
+        if said and said.description:
+            return said.description
         error = event.step_failure_data.error
         while error and error.cause:
             error = error.cause
