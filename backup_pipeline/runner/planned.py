@@ -1,0 +1,230 @@
+"""A plan's places: its stores and keys, each dataset's repositories, and how they stand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backup_pipeline.engine.errors import KeyMissing, StoreError, UsageError
+from backup_pipeline.plan.cadence import day_closes_at, local_day
+from backup_pipeline.runner.finding import utc_now
+from backup_pipeline.runner.places import OpenStores, Place
+from backup_pipeline.runner.reading import Reader
+from backup_pipeline.runner.results import TierStatus
+from backup_pipeline.runner.standing import tier_status
+
+if TYPE_CHECKING:
+    from backup_pipeline.engine.keys import Secret
+    from backup_pipeline.engine.progress import Report
+    from backup_pipeline.engine.repository import Repository
+    from backup_pipeline.plan import Dataset, Plan, Tier
+    from backup_pipeline.sources.base import Source
+
+__all__ = ["ONE_DAY", "PlanReader", "plan_secrets"]
+
+ONE_DAY = timedelta(days=1)
+
+
+def plan_secrets(plan: Plan, environ: Mapping[str, str], *, need_all: bool) -> list[Secret]:
+    """The keys that a plan names.
+
+    Args:
+        plan: The plan.
+        environ: Where references to environment variables are looked up.
+        need_all: Whether one that is missing is an error; else any one will do.
+
+    Raises:
+        KeyMissing: A key that is needed is not there.
+        UsageError: A key file is none.
+    """
+    from backup_pipeline.engine.keys import PLAINTEXT, Passphrase, parse_key_file
+
+    if plan.encryption == "none":
+        return [PLAINTEXT]
+    found: list[Secret] = []
+    missing: list[KeyMissing] = []
+    for spec in plan.keys.values():
+        try:
+            kind, content = spec.resolve(environ)
+        except KeyMissing as error:
+            missing.append(error)
+            continue
+        found.append(
+            Passphrase(content)
+            if kind == "passphrase"
+            else parse_key_file(content, f"key {spec.name}")
+        )
+    if missing and (need_all or not found):
+        raise missing[0]
+    return found
+
+
+class PlanReader(Reader):
+    """All that ``Reader`` can do, over a plan's tiers, and what a writer needs of them.
+
+    Args:
+        plan: The plan.
+        clock: Tells the time (aware); the day of a backup follows from it.
+        environ: Where references to environment variables are looked up.
+        report: Is told how far a long verb has come.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        environ: Mapping[str, str] = os.environ,
+        report: Report | None = None,
+    ) -> None:
+        self.plan = plan
+        self._environ = environ
+        super().__init__(
+            OpenStores(
+                lambda name: plan.stores[name].options(environ),
+                lambda create: plan_secrets(plan, environ, need_all=create),
+            ),
+            zone=plan.zone,
+            report=report,
+            clock=clock,
+        )
+
+    # -- places
+
+    def datasets(self) -> list[str]:
+        """Keys of the plan's datasets, in its order."""
+        return list(self.plan.datasets)
+
+    def places(self, dataset: str, tier: str | None = None) -> list[Place]:
+        """The dataset's tiers, first to last.
+
+        Raises:
+            UsageError: The plan knows no such dataset or tier.
+        """
+        spec = self.plan.dataset(dataset)
+        tiers = list(spec.tiers.values()) if tier is None else [spec.tier(tier)]
+        return [self._place(spec, rules) for rules in tiers]
+
+    def _place(self, spec: Dataset, rules: Tier) -> Place:
+        def find() -> Repository | None:
+            return self._stores.repository(rules.store, spec.key)
+
+        return Place(spec.key, rules.name, self.plan.stores[rules.store].display_url, find)
+
+    # -- days
+
+    def today(self) -> date:
+        """The local date of the plan's timezone."""
+        return local_day(self._clock(), self.plan.zone)
+
+    def is_closed(self, day: date) -> bool:
+        """Whether a day is over, its grace included."""
+        return day_closes_at(day, self.plan.zone) <= self._clock()
+
+    def last_closed_day(self) -> date:
+        """The newest day that is over, its grace included."""
+        day = self.today() - ONE_DAY
+        return day if self.is_closed(day) else day - ONE_DAY
+
+    # -- what a writer needs
+
+    def _writable(self, spec: Dataset, rules: Tier) -> Repository:
+        """The repository of a tier, made if need be, once it is clear that we may write there."""
+        repository = self._stores.repository(rules.store, spec.key)
+        if repository is None:
+            repository = self._create(spec, rules)
+        if repository.tier != rules.name:
+            raise UsageError(
+                f"store {rules.store} holds {spec.key} of tier {repository.tier}, not {rules.name}",
+                "give each tier of a dataset a store, or a prefix in it, of its own",
+            )
+        if repository.deployment != self.plan.deployment:
+            raise UsageError(
+                f"{spec.key} in tier {rules.name} belongs to deployment {repository.deployment},"
+                f" and this plan is deployment {self.plan.deployment}",
+                "give each deployment stores of its own, or correct `deployment` in the plan",
+            )
+        return repository
+
+    def _create(self, spec: Dataset, rules: Tier) -> Repository:
+        """Make a repository with the dataset's keys, which are the same in all tiers.
+
+        Keys begin in the first tier, whichever tier runs first: two tiers that begin at once then
+        meet at one create-only name instead of each making keys of its own.
+        """
+        keys = None
+        for sibling in spec.tiers.values():
+            if sibling.name == rules.name:
+                continue
+            try:
+                found = self._stores.repository(sibling.store, spec.key)
+            except StoreError as error:
+                raise type(error)(
+                    f"{spec.key} cannot be begun in tier {rules.name}: tier {sibling.name} may hold"
+                    f" its keys and is out of reach: {error.message}",
+                    "the dataset's keys are the same in every tier; try again once it is in reach",
+                ) from error
+            if found is not None:
+                keys = found.keys
+                break
+        if keys is None and rules is not spec.first_tier:
+            keys = self._create(spec, spec.first_tier).keys
+        self._stores.unlocked(rules.store, create=True).create(
+            spec.key,
+            tier=rules.name,
+            deployment=self.plan.deployment,
+            keys=keys,
+            now=self._clock,
+        )
+        made = self._stores.repository(rules.store, spec.key)
+        assert made is not None
+        return made
+
+    def _source(self, spec: Dataset, day: date) -> Source:
+        from backup_pipeline.sources import open_source
+
+        options = spec.source.resolved(self._environ)
+        return open_source(spec.source.kind, options, day=day if spec.holds == "slice" else None)
+
+    # -- standing
+
+    def fingerprint(self, dataset: str, day: date | None = None) -> str:
+        """A cheap value that changes when the dataset does; no content is read.
+
+        Args:
+            dataset: The dataset's key.
+            day: The slice's day; default: the newest closed day.
+        """
+        return self._source(self.plan.dataset(dataset), day or self.last_closed_day()).fingerprint()
+
+    def status(self, dataset: str | None = None, tier: str | None = None) -> list[TierStatus]:
+        """How each dataset stands in each tier, one line per pair; no store's absence stops it."""
+        self.notices.clear()
+        wanted = self.datasets() if dataset is None else [dataset]
+        return [
+            tier_status(self.plan, self.plan.dataset(key), place, self._clock())
+            for key in wanted
+            for place in self.places(key)
+            if tier in (None, place.tier)
+        ]
+
+    def _scratch(self, size_bytes: float) -> Path | None:
+        spec = self.plan.scratch
+        if spec is None:
+            return None
+        if spec.max_bytes is not None and size_bytes > spec.max_bytes:
+            raise UsageError(
+                f"a sample of {size_bytes:.0f} bytes is more than the {spec.max_bytes} bytes that"
+                " the plan's scratch may hold",
+                "take a smaller sample, or raise `scratch.max`",
+            )
+        directory = spec.path(self._environ)
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def _rto_s(self, dataset: str) -> float | None:
+        rto = self.plan.dataset(dataset).rto
+        return rto.total_seconds() if rto else None

@@ -1,0 +1,218 @@
+"""What can be done with snapshots that are there: list, compare, verify, restore, drill."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backup_pipeline.engine.errors import NotFound, UsageError
+from backup_pipeline.runner.days import is_good
+from backup_pipeline.runner.finding import Finder
+
+if TYPE_CHECKING:
+    from backup_pipeline.engine.format.record import Snapshot
+    from backup_pipeline.engine.manifest import Entry
+    from backup_pipeline.engine.operations.diff import Change
+    from backup_pipeline.engine.operations.drill import DrillReport
+    from backup_pipeline.engine.operations.restore import RestoreReport
+    from backup_pipeline.engine.operations.verify import VerifyReport
+    from backup_pipeline.engine.repository import Repository
+
+__all__ = ["Reader", "parse_share"]
+
+
+def parse_share(text: str | float) -> float:
+    """``all`` as 1.0, ``5%`` as 0.05; a float is a share already.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if isinstance(text, float) and 0 <= text <= 1:
+        return text
+    words = str(text).strip().lower()
+    number = words.removesuffix("%").strip()
+    share: float | None = 1.0 if words == "all" else None
+    if words.endswith("%") and re.fullmatch(r"\d+(\.\d+)?", number):
+        share = float(number) / 100
+    if share is None or share > 1:
+        raise UsageError(f"{text!r} is no share of what is stored", "say all, or 5%")
+    return share
+
+
+class Reader(Finder):
+    """The verbs that read snapshots."""
+
+    def ls(
+        self,
+        dataset: str,
+        *,
+        tier: str | None = None,
+        day: date | None = None,
+        at: datetime | None = None,
+        snapshot: str | None = None,
+        include: Sequence[str] = (),
+    ) -> Iterator[Entry]:
+        """The entries of one snapshot, in order of path; ``include`` are globs over paths."""
+        repository, found = self.find(dataset, tier=tier, day=day, at=at, snapshot=snapshot)
+        return repository.manifest(found).entries(include)
+
+    def diff(
+        self, dataset: str, a: str | None = None, b: str | None = None, *, tier: str | None = None
+    ) -> Iterator[Change]:
+        """What differs from snapshot ``a`` to snapshot ``b``.
+
+        Args:
+            dataset: The dataset's key.
+            a: As ``select`` takes it; default: the good one before ``b`` in the same tier.
+            b: As ``select`` takes it; default: the newest good one.
+            tier: The tier of those that name none.
+
+        Raises:
+            NotFound: There is no such snapshot, or none before ``b``.
+        """
+        from backup_pipeline.engine.operations.diff import diff
+
+        return diff(*self.pair(dataset, a, b, tier=tier))
+
+    def pair(
+        self, dataset: str, a: str | None = None, b: str | None = None, *, tier: str | None = None
+    ) -> tuple[Repository, Snapshot, Repository, Snapshot]:
+        """The two snapshots that ``diff`` compares, and where they are."""
+        to_repository, to = self.select(dataset, b or "latest", tier)
+        if a is not None:
+            return (*self.select(dataset, a, tier), to_repository, to)
+        earlier = [
+            one
+            for one in to_repository.snapshots()
+            if is_good(one) and (one.captured_at, one.sequence) < (to.captured_at, to.sequence)
+        ]
+        if not earlier:
+            raise NotFound(
+                f"{dataset} has no good snapshot before {to.id[:12]} in tier {to.tier}",
+                "name the two to compare, such as `backup-pipeline diff DATASET A B`",
+            )
+        before = max(earlier, key=lambda one: (one.captured_at, one.sequence))
+        return to_repository, before, to_repository, to
+
+    def restore(
+        self,
+        dataset: str,
+        to: str | Path,
+        *,
+        tier: str | None = None,
+        day: date | None = None,
+        at: datetime | None = None,
+        snapshot: str | None = None,
+        include: Sequence[str] = (),
+        dry_run: bool = False,
+    ) -> RestoreReport:
+        """Write one snapshot, or the globs of it, below a directory.
+
+        Args:
+            dataset: The dataset's key.
+            to: The directory; made where it is not there.
+            tier: As ``find`` takes it, as are ``day``, ``at`` and ``snapshot``.
+            include: Globs over paths; all without them.
+            dry_run: Only say what would be written.
+
+        Raises:
+            NotFound: There is no such snapshot.
+            DamageError: What is stored is not what was backed up.
+        """
+        from backup_pipeline.engine.operations.restore import restore
+
+        repository, found = self.find(dataset, tier=tier, day=day, at=at, snapshot=snapshot)
+        return restore(
+            repository,
+            found,
+            Path(to),
+            include=tuple(include),
+            dry_run=dry_run,
+            report=self._report,
+        )
+
+    def verify(
+        self,
+        dataset: str,
+        *,
+        tier: str | None = None,
+        day: date | None = None,
+        snapshot: str | None = None,
+        read_data: str | float = "all",
+    ) -> VerifyReport:
+        """Compare what is stored in one tier with its digests and references.
+
+        Args:
+            dataset: The dataset's key.
+            tier: The tier; default: the first that holds the dataset, or that of the snapshot.
+            day: Only what this day's snapshot needs.
+            snapshot: Only what this snapshot needs.
+            read_data: ``all``, or the share of the packs to read, such as ``5%``.
+
+        Raises:
+            NotFound: There is nothing to verify.
+        """
+        from backup_pipeline.engine.operations.verify import verify
+
+        share = parse_share(read_data)
+        chosen = None
+        if day is not None or snapshot is not None:
+            repository, found = self.find(dataset, tier=tier, day=day, snapshot=snapshot)
+            chosen = [found]
+        else:
+            repositories = self.repositories(dataset, tier)
+            if not repositories:
+                raise self.none_found(dataset, tier, (), (), None, None)
+            repository = repositories[0]
+        return verify(repository, snapshots=chosen, read_data=share, report=self._report)
+
+    def drill(
+        self,
+        dataset: str,
+        tier: str | None = None,
+        *,
+        day: date | None = None,
+        snapshot: str | None = None,
+        sample: str | float = "5%",
+    ) -> DrillReport:
+        """Restore a sample of a snapshot to scratch, compare it, time it, and remove it.
+
+        Args:
+            dataset: The dataset's key.
+            tier: As ``find`` takes it, as are ``day`` and ``snapshot``.
+            sample: ``all``, or the share of the files to restore.
+
+        Raises:
+            NotFound: There is no such snapshot.
+            UsageError: The sample does not fit the plan's scratch.
+        """
+        from backup_pipeline.engine.operations.drill import drill
+
+        share = parse_share(sample)
+        repository, found = self.find(dataset, tier=tier, day=day, snapshot=snapshot)
+        parent = self._scratch(found.bytes * share)
+        scratch = Path(tempfile.mkdtemp(prefix="backup-drill-", dir=parent))
+        try:
+            return drill(
+                repository,
+                found,
+                scratch,
+                sample=share,
+                rto_s=self._rto_s(dataset),
+                report=self._report,
+            )
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _scratch(self, size_bytes: float) -> Path | None:
+        """The directory for drills of this size; None for the system's own."""
+        return None
+
+    def _rto_s(self, dataset: str) -> float | None:
+        """The time in which a restore of the dataset should be done."""
+        return None

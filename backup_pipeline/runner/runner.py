@@ -1,0 +1,362 @@
+"""The runner: a plan's backups and copies, each day told truly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from backup_pipeline.engine.errors import DayUnavailable, StoreError, UsageError
+from backup_pipeline.plan.cadence import day_closes_at, is_cadence_day
+from backup_pipeline.plan.kinds import choose_kind
+from backup_pipeline.runner.bare import StoreReader
+from backup_pipeline.runner.days import best_by_day, describe_days, is_good, nearest_day, rank
+from backup_pipeline.runner.planned import ONE_DAY, PlanReader
+from backup_pipeline.runner.results import Result
+
+if TYPE_CHECKING:
+    from backup_pipeline.engine.format.record import Snapshot
+    from backup_pipeline.engine.keys import Secret
+    from backup_pipeline.engine.progress import Report
+    from backup_pipeline.engine.repository import Repository
+    from backup_pipeline.plan import Dataset, Tier
+    from backup_pipeline.sources.base import Source
+
+__all__ = ["Runner"]
+
+LONGEST_CADENCE_DAYS = 31
+_LATE_HINT = "`late: accept` in the policy stores the present state for a past day, marked late"
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What one backup is about."""
+
+    dataset: Dataset
+    rules: Tier
+    day: date
+    kind: str | None
+    force: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Donor:
+    """A good snapshot of another tier."""
+
+    repository: Repository
+    snapshot: Snapshot
+
+
+class Runner(PlanReader):
+    """A plan's verbs without Dagster: back up, copy, and all that ``PlanReader`` can do."""
+
+    @staticmethod
+    def for_store(
+        url: str | Mapping[str, Any],
+        dataset: str | None,
+        secrets: Sequence[Secret],
+        *,
+        report: Report | None = None,
+    ) -> StoreReader:
+        """The verbs that read, over one store and with no plan; see ``StoreReader``."""
+        return StoreReader(url, dataset, secrets, report=report)
+
+    # -- which day
+
+    def _day(self, spec: Dataset, rules: Tier, day: date | None) -> date:
+        """The day to back up: today for a first tier of a whole dataset, else a closed day."""
+        today = self.today()
+        if day is not None:
+            if day > today:
+                raise UsageError(
+                    f"{day} is in the future: today is {today} in {self.plan.timezone}",
+                    "choose today or a past day",
+                )
+            return day
+        if spec.holds == "whole" and rules.reads_source:
+            return today
+        newest = self.last_closed_day()
+        return next(
+            (
+                newest - age * ONE_DAY
+                for age in range(LONGEST_CADENCE_DAYS)
+                if is_cadence_day(rules, newest - age * ONE_DAY)
+            ),
+            newest,
+        )
+
+    def _open_day(self, task: _Task) -> DayUnavailable:
+        closes = day_closes_at(task.day, self.plan.zone).astimezone(self.plan.zone)
+        what = "a slice is read" if task.rules.reads_source else "later tiers copy a day"
+        return DayUnavailable(
+            f"{task.dataset.key}: {task.day} is not over; {what} once it closes, at"
+            f" {closes:%Y-%m-%d %H:%M} {self.plan.timezone}",
+            "`backup-pipeline copy` copies a snapshot of an open day"
+            if not task.rules.reads_source
+            else "choose an earlier day, or wait",
+            available=self._days_there(task.dataset),
+        )
+
+    def _days_there(self, spec: Dataset, *, but: str | None = None) -> list[date]:
+        """Days with a good snapshot in any tier that can be asked."""
+        return sorted(
+            {
+                snapshot.day
+                for repository in self._reachable(spec, but=but)
+                for snapshot in repository.snapshots()
+                if is_good(snapshot)
+            }
+        )
+
+    # -- backup
+
+    def backup(
+        self,
+        dataset: str,
+        tier: str | None = None,
+        *,
+        day: date | None = None,
+        kind: str | None = None,
+        force: bool = False,
+    ) -> Result:
+        """Make sure that a tier has its snapshot of a day.
+
+        A first tier reads the source; a later tier copies a closed day. A closed day that has a
+        good snapshot is answered with it, and nothing is read.
+
+        Args:
+            dataset: The dataset's key.
+            tier: The tier; default: the first.
+            day: The local day; default: today where the tier reads a whole dataset, else the
+                newest closed day of the tier's cadence.
+            kind: ``full``, ``incremental`` or ``differential``; default: as the tier's rules say.
+            force: Make another snapshot although the day has one.
+
+        Raises:
+            DayUnavailable: A past day that cannot be had honestly; it lists those that can.
+            UsageError: A future day, an unknown dataset or tier, another deployment's repository.
+            SourceError: The source cannot be read.
+        """
+        self.notices.clear()
+        spec = self.plan.dataset(dataset)
+        rules = spec.first_tier if tier is None else spec.tier(tier)
+        chosen = self._day(spec, rules, day)
+        task = _Task(spec, rules, chosen, kind, force)
+        if rules.reads_source:
+            return self._from_source(task)
+        return self._from_tier(task)
+
+    def _from_source(self, task: _Task) -> Result:
+        spec, closed = task.dataset, self.is_closed(task.day)
+        if spec.holds == "slice" and not closed:
+            raise self._open_day(task)
+        if task.day != self.today() and not task.force:
+            present = self._present(task)
+            if present is not None:
+                return self._kept(present)
+        if spec.holds == "slice":
+            donor = None if task.force else self._donor(task, timings=("exact", "on-time"))
+            return self._copy(task, donor) if donor else self._read(task, None, "exact")
+        if not closed:
+            return self._read(task, None, "on-time")
+        return self._past(task)
+
+    def _past(self, task: _Task) -> Result:
+        """A closed day of a whole dataset: another tier's, the source's as of then, or late."""
+        donor = self._donor(task, timings=("exact", "on-time"))
+        if donor is not None:
+            return self._copy(task, donor)
+        source = self._source(task.dataset, task.day)
+        reason = f"{source.describe()} knows no past states"
+        if source.supports_as_of:
+            try:
+                return self._read(task, source.as_of(task.day), "exact")
+            except DayUnavailable as error:
+                reason = error.message
+        if task.dataset.late == "accept":
+            donor = self._donor(task, timings=("late",))
+            return self._copy(task, donor) if donor else self._read(task, source, "late")
+        days = [*self._days_there(task.dataset), self.today()]
+        raise DayUnavailable(
+            f"{task.dataset.key} of {task.day} cannot be had in tier {task.rules.name}: no other"
+            f" tier holds a good snapshot of that day, and {reason};"
+            f" days that can be had: {describe_days(days, task.day)}",
+            _LATE_HINT,
+            available=days,
+        )
+
+    def _present(self, task: _Task) -> Snapshot | None:
+        """The good snapshot that the tier has of the day."""
+        repository = self._stores.repository(task.rules.store, task.dataset.key)
+        found = repository.best_for(task.day) if repository else None
+        return found if found is not None and is_good(found) else None
+
+    def _kept(self, snapshot: Snapshot) -> Result:
+        reason = f"{snapshot.day} has its {snapshot.timing} snapshot; nothing was read"
+        return Result(snapshot, False, reason, tuple(self.notices))
+
+    def _read(self, task: _Task, source: Source | None, timing: str) -> Result:
+        from backup_pipeline.engine.operations.backup import backup
+
+        source = source or self._source(task.dataset, task.day)
+        repository = self._writable(task.dataset, task.rules)
+        history = repository.snapshots()
+        choice = choose_kind(task.rules, history, task.day, task.kind)
+        snapshot = backup(
+            repository,
+            source,
+            day=task.day,
+            kind=choice.kind,
+            parent=_by_id(history, choice.parent_id),
+            base=_by_id(history, choice.base_id),
+            timing=timing,
+            clock=self._clock,
+            report=self._report,
+        )
+        return Result(snapshot, True, choice.reason, tuple(self.notices))
+
+    # -- copy
+
+    def _from_tier(self, task: _Task) -> Result:
+        if not self.is_closed(task.day):
+            raise self._open_day(task)
+        present = None if task.force else self._present(task)
+        if present is not None and present.finished_at >= day_closes_at(task.day, self.plan.zone):
+            return self._kept(present)
+        donor = self._donor(task)
+        if present is not None and (donor is None or rank(donor.snapshot) <= rank(present)):
+            # Copied while the day was open, and nothing better came after.
+            return self._kept(present)
+        if donor is not None:
+            return self._copy(task, donor)
+        return self._substitute(task)
+
+    def _substitute(self, task: _Task) -> Result:
+        """The nearest good snapshot of another day, marked late, where the tier allows it."""
+        spec, rules = task.dataset, task.rules
+        donors: dict[date, _Donor] = {}
+        for repository in self._donor_repositories(task):
+            for day, snapshot in best_by_day(repository.snapshots()).items():
+                if day not in donors or rank(snapshot) > rank(donors[day].snapshot):
+                    donors[day] = _Donor(repository, snapshot)
+        days = sorted(day for day in donors if self.is_closed(day))
+        nearest = nearest_day(task.day, days)
+        if rules.if_missed == "nearest" and spec.holds == "whole" and nearest is not None:
+            self._notice(
+                f"no tier holds {task.day}; the nearest, {nearest}, stands in, marked late"
+            )
+            return self._copy(task, donors[nearest], timing="late")
+        first = spec.first_tier
+        if nearest is None:
+            hint = f"back it up first: `backup-pipeline backup {spec.key} --tier {first.name}`"
+        else:
+            hint = f"`if_missed: nearest` in tier {rules.name} takes the nearest day, marked late"
+        raise DayUnavailable(
+            f"{spec.key} of {task.day} cannot be copied into tier {rules.name}: no other tier holds"
+            f" a good snapshot of that day; days that can be had: {describe_days(days, task.day)}",
+            hint,
+            available=days,
+        )
+
+    def _reachable(self, spec: Dataset, *, but: str | None = None) -> list[Repository]:
+        """The dataset's repositories that can be asked; others are noted."""
+        found: list[Repository] = []
+        for rules in spec.tiers.values():
+            if rules.name == but:
+                continue
+            try:
+                repository = self._stores.repository(rules.store, spec.key)
+            except (StoreError, UsageError) as error:
+                self._notice(f"tier {rules.name} was left out: {error.message}")
+                continue
+            if repository is not None:
+                found.append(repository)
+        return found
+
+    def _donor_repositories(self, task: _Task) -> list[Repository]:
+        """Repositories to copy from: the tier's own ``from`` first, then in the plan's order."""
+        found = self._reachable(task.dataset, but=task.rules.name)
+        return sorted(found, key=lambda one: one.tier != task.rules.from_)
+
+    def _donor(
+        self, task: _Task, timings: Sequence[str] = ("exact", "on-time", "late")
+    ) -> _Donor | None:
+        """The best good snapshot of the day in another tier; of equals, the first asked."""
+        donors = [
+            _Donor(repository, snapshot)
+            for repository in self._donor_repositories(task)
+            if (snapshot := repository.best_for(task.day)) is not None
+            and is_good(snapshot)
+            and snapshot.timing in timings
+        ]
+        return max(donors, key=lambda donor: rank(donor.snapshot), default=None)
+
+    def _copy(self, task: _Task, donor: _Donor, *, timing: str | None = None) -> Result:
+        from backup_pipeline.engine.operations.copy import copy
+
+        target = self._writable(task.dataset, task.rules)
+        history = target.snapshots()
+        choice = choose_kind(task.rules, history, task.day, task.kind)
+        snapshot = copy(
+            donor.repository,
+            donor.snapshot,
+            target,
+            kind=choice.kind,
+            parent=_by_id(history, choice.parent_id),
+            base=_by_id(history, choice.base_id),
+            day=task.day,
+            timing=timing or donor.snapshot.timing,
+            clock=self._clock,
+            report=self._report,
+        )
+        reason = f"copied from tier {donor.repository.tier}; {choice.reason}"
+        return Result(snapshot, True, reason, tuple(self.notices))
+
+    def copy(
+        self,
+        dataset: str,
+        *,
+        from_tier: str,
+        to_tier: str,
+        day: date | None = None,
+        snapshot: str | None = None,
+        kind: str | None = None,
+        force: bool = False,
+    ) -> Result:
+        """Copy one snapshot from tier to tier, an open day's too.
+
+        Args:
+            dataset: The dataset's key.
+            from_tier: The tier that holds it.
+            to_tier: The tier that will hold it.
+            day: The day whose best good snapshot is copied; default: the newest good one.
+            snapshot: Its id, instead of a day.
+            kind: As ``backup`` takes it.
+            force: Copy although the tier has an equally good snapshot of the day, or although the
+                snapshot is incomplete.
+
+        Raises:
+            NotFound: There is no such snapshot.
+            UsageError: One tier named twice, or an incomplete snapshot.
+        """
+        self.notices.clear()
+        spec = self.plan.dataset(dataset)
+        if from_tier == to_tier:
+            raise UsageError(f"tier {to_tier} cannot be copied from itself", "name another tier")
+        rules = spec.tier(to_tier)
+        repository, found = self.find(dataset, tier=from_tier, day=day, snapshot=snapshot)
+        if not is_good(found) and not force:
+            raise UsageError(
+                f"snapshot {found.id[:12]} of {dataset} is incomplete and not worth a second place",
+                "back the day up again, or copy it all the same with --force",
+            )
+        task = _Task(spec, rules, found.day, kind, force)
+        present = None if force else self._present(task)
+        if present is not None and rank(present) >= rank(found):
+            return self._kept(present)
+        return self._copy(task, _Donor(repository, found))
+
+
+def _by_id(snapshots: Sequence[Snapshot], wanted: str | None) -> Snapshot | None:
+    return next((one for one in snapshots if one.id == wanted), None) if wanted else None

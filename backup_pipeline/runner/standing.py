@@ -1,0 +1,70 @@
+"""How a dataset stands in a tier: its newest good snapshot, its age, and the days it lacks."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, time, timedelta
+from typing import TYPE_CHECKING
+
+from backup_pipeline.engine.errors import BackupError
+from backup_pipeline.plan.cadence import cadence_days, day_closes_at, local_day
+from backup_pipeline.runner.days import best_by_day, is_good
+from backup_pipeline.runner.results import TierStatus
+
+if TYPE_CHECKING:
+    from backup_pipeline.engine.format.record import Snapshot
+    from backup_pipeline.plan import Dataset, Plan, Tier
+    from backup_pipeline.runner.places import Place
+
+__all__ = ["STATUS_DAYS", "tier_status"]
+
+STATUS_DAYS = 60
+"""How far back missing and late days are listed; what is older is retention's concern."""
+
+
+def tier_status(plan: Plan, dataset: Dataset, place: Place, now: datetime) -> TierStatus:
+    """How a dataset stands in one tier at this moment."""
+    rules = dataset.tiers[place.tier]
+    rpo = dataset.rpo.get(place.tier)
+    rpo_s = rpo.total_seconds() if rpo else None
+    try:
+        repository = place.find()
+    except BackupError as error:
+        return TierStatus(place.dataset, place.tier, place.store, rpo_s=rpo_s, error=error.message)
+    snapshots = repository.snapshots() if repository else []
+    good = [one for one in snapshots if is_good(one)]
+    newest = max(good, key=lambda one: (one.captured_at, one.sequence), default=None)
+    age_s = (now - (newest.captured_at if newest else _start(plan))).total_seconds()
+    best = best_by_day(good)
+    return TierStatus(
+        dataset=place.dataset,
+        tier=place.tier,
+        store=place.store,
+        snapshots=len(snapshots),
+        stored_bytes=sum(one.stored_bytes for one in snapshots),
+        newest=newest,
+        age_s=age_s,
+        rpo_s=rpo_s,
+        fresh=rpo_s is None or age_s <= rpo_s,
+        missing_days=_missing(plan, rules, best, now),
+        late_days=_late(plan, best, now),
+    )
+
+
+def _start(plan: Plan) -> datetime:
+    """When the plan's first day begins: a plan that has just started is not late yet."""
+    return datetime.combine(plan.start, time(), plan.zone)
+
+
+def _missing(plan: Plan, rules: Tier, best: dict[date, Snapshot], now: datetime) -> list[date]:
+    today = local_day(now, plan.zone)
+    first = max(plan.start, today - timedelta(days=STATUS_DAYS))
+    return [
+        day
+        for day in cadence_days(rules, first, today, plan.zone)
+        if day not in best and day_closes_at(day, plan.zone) <= now
+    ]
+
+
+def _late(plan: Plan, best: dict[date, Snapshot], now: datetime) -> list[date]:
+    oldest = local_day(now, plan.zone) - timedelta(days=STATUS_DAYS)
+    return sorted(day for day, one in best.items() if one.timing == "late" and day >= oldest)
