@@ -38,7 +38,8 @@ __all__ = ["TEMPORARY_PREFIX", "LocalStore"]
 TEMPORARY_PREFIX: Final = ".tmp-"
 """How unfinished files begin; no name may begin so, hence none of them is ever listed."""
 
-_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+# Not blocking: what lies there may be a fifo, and is refused once it is open.
+_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _BUFFERS_PER_CALL = 512
 _COMPARE_BYTES = 1 << 20
@@ -124,7 +125,7 @@ class LocalStore(Store):
                 entry.name
                 for entry in self._entries(folder)
                 if entry.is_file(follow_symlinks=False)
-                or next(self._walk(f"{prefix}{entry.name}", "", ""), None) is not None
+                or (entry.is_dir(follow_symlinks=False) and self._has_names(prefix + entry.name))
             )
 
     def delete(self, name: str) -> None:
@@ -217,7 +218,7 @@ class LocalStore(Store):
     def _holds(self, name: str, path: str, views: list[memoryview]) -> bool:
         """Tell whether ``name`` holds exactly ``views``; other bytes raise ``ObjectExists``."""
         try:
-            fd = os.open(path, _READ_FLAGS)
+            fd = _open_file(path)
         except FileNotFoundError:
             return False
         try:
@@ -231,7 +232,7 @@ class LocalStore(Store):
     def _reading(self, name: str) -> Generator[int]:
         path = self._path(name)
         with self._errors(name):
-            fd = os.open(path, _READ_FLAGS)
+            fd = _open_file(path)
             try:
                 yield fd
             finally:
@@ -272,6 +273,9 @@ class LocalStore(Store):
                 with suppress(FileNotFoundError):
                     yield _describe(name, entry.stat(follow_symlinks=False))
 
+    def _has_names(self, folder: str) -> bool:
+        return next(self._walk(folder, "", ""), None) is not None
+
     @contextmanager
     def _errors(self, name: str) -> Generator[None]:
         try:
@@ -296,6 +300,14 @@ class LocalStore(Store):
 
 def _describe(name: str, found: os.stat_result) -> StoredObject:
     return StoredObject(name, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
+
+
+def _open_file(path: str) -> int:
+    fd = os.open(path, _READ_FLAGS)
+    if modes.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise IsADirectoryError(errno.EISDIR, "not a regular file", path)
 
 
 def _write_all(fd: int, views: list[memoryview]) -> None:
@@ -333,6 +345,11 @@ def _make_root(root: Path) -> None:
     for folder in reversed(missing):
         folder.mkdir(mode=0o700, exist_ok=True)
         _fsync_folder(os.fspath(folder.parent))
+    if not missing:
+        # Others may have made it a moment ago. Where the folder above is closed to us, they did
+        # not: whoever let us in here made it.
+        with suppress(PermissionError):
+            _fsync_folder(os.fspath(root.parent))
 
 
 def _fsync_folder(folder: str) -> None:

@@ -142,6 +142,8 @@ class S3Settings:
         config: dict[str, Any] = {
             "virtual_hosted_style_request": self.addressing == "virtual",
             "conditional_put": "etag",
+            "skip_signature": False,
+            "unsigned_payload": False,
             "checksum_algorithm": "sha256",
             # One DELETE each: a bulk answer is "200 OK" with the refusals inside.
             "disable_bulk_delete": True,
