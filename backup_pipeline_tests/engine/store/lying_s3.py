@@ -19,6 +19,7 @@ class LyingS3:
         flips_bytes: What is read is not what was written.
         clock_offset: How far the ``Date`` header is from the true time.
         drops_answers: So many further writes are carried out, and the connection is then cut.
+        holds_answers: So many further writes are carried out, and answered too late.
         fails: So many further requests are answered with status 503.
         stalls_s: Every request waits so long first.
         requests: How many requests came.
@@ -29,6 +30,7 @@ class LyingS3:
         self.flips_bytes = False
         self.clock_offset = timedelta()
         self.drops_answers = 0
+        self.holds_answers = 0
         self.fails = 0
         self.stalls_s = 0.0
         self.requests = 0
@@ -87,6 +89,10 @@ class _Answers(BaseHTTPRequestHandler):
                 self.liar.stored[self.path] = body
             dropped = self.liar.drops_answers > 0
             self.liar.drops_answers -= dropped
+            held = self.liar.holds_answers > 0
+            self.liar.holds_answers -= held
+        if held:
+            time.sleep(1)
         if dropped:
             self.close_connection = True
         elif taken:

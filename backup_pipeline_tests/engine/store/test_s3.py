@@ -185,6 +185,17 @@ def test_a_put_whose_answer_was_lost_returns(lying_s3: LyingS3, size: int) -> No
     assert bytes(store.get("log/000000")) == b"other"
 
 
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("size", [5, 1_000_000])
+def test_a_put_whose_answer_came_too_late_returns(lying_s3: LyingS3, size: int) -> None:
+    store = open_store(lying_s3.options())
+    lying_s3.holds_answers = 1
+    store.put("log/000000", bytes(size))
+    lying_s3.holds_answers = 1
+    with pytest.raises(ObjectExists):
+        store.put("log/000000", b"other")
+
+
 def test_a_put_whose_answers_are_all_lost_gives_up(lying_s3: LyingS3) -> None:
     store = open_store(lying_s3.options())
     lying_s3.ignores_conditions = True
