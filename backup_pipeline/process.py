@@ -31,7 +31,15 @@ if TYPE_CHECKING:
     from backup_pipeline.engine.progress import Progress
     from backup_pipeline.plan import Plan
 
-__all__ = ["VERBS", "EngineCrashed", "main", "rebuild_error", "run_in_process", "write_error"]
+__all__ = [
+    "VERBS",
+    "EngineCrashed",
+    "main",
+    "rebuild_error",
+    "run_here",
+    "run_in_process",
+    "write_error",
+]
 
 Event = dict[str, Any]
 
@@ -67,15 +75,17 @@ def run_in_process(
     *,
     now: datetime | None = None,
     on_event: Callable[[Event], None] | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> Any:
     """Run one verb of the runner in a child process and wait for its answer.
 
     Args:
-        plan: The plan; its references are looked up in the child, in this process's environment.
+        plan: The plan; its references are looked up in the child.
         verb: One of ``VERBS``.
         arguments: The verb's arguments by name; days and times as such or in ISO form.
         now: The time at which the child's clock begins; default: the real one.
         on_event: Is told each progress event: the fields of ``Progress``, and ``line``.
+        environ: The child's environment; default: this process's.
 
     Returns:
         The answer's ``to_json()``; a list of them where the verb answers with a list.
@@ -84,18 +94,13 @@ def run_in_process(
         BackupError: As the verb raised it in the child, of the same class.
         EngineCrashed: The child died or met an unexpected error.
     """
-    request = {
-        "plan": plan.document,
-        "verb": verb,
-        "arguments": {name: _plain(value) for name, value in arguments.items()},
-        "now": _plain(now),
-    }
+    request = _request(plan, verb, arguments, now)
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "backup_pipeline.process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=_environment(),
+        env=_environment(os.environ if environ is None else environ),
     )
     assert child.stdin and child.stdout and child.stderr
     last_words: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -120,11 +125,42 @@ def run_in_process(
     return answer["result"]
 
 
-def _environment() -> dict[str, str]:
-    """This environment, where the child finds the same package as its parent."""
+def run_here(
+    plan: Plan,
+    verb: str,
+    arguments: Mapping[str, Any],
+    *,
+    now: datetime | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Any:
+    """Run one verb in this process; all else as ``run_in_process``."""
+    request = _request(plan, verb, arguments, now)
+    return _run(request, on_event or _ignore, os.environ if environ is None else environ)
+
+
+def _ignore(_: Event) -> None:
+    return
+
+
+def _request(
+    plan: Plan, verb: str, arguments: Mapping[str, Any], now: datetime | None
+) -> dict[str, Any]:
+    if verb not in VERBS:
+        raise errors.UsageError(f"no verb {verb!r}", f"one of {', '.join(VERBS)}")
+    return {
+        "plan": plan.document,
+        "verb": verb,
+        "arguments": {name: _plain(value) for name, value in arguments.items()},
+        "now": _plain(now),
+    }
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The child's environment, in which it finds the same package as its parent."""
     home = str(Path(__file__).resolve().parent.parent)
-    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, home])}
+    paths = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return {**environ, "PYTHONPATH": os.pathsep.join([*paths, home])}
 
 
 def _converse(
@@ -253,7 +289,7 @@ def main() -> int:
         answers.write(json.dumps(event).encode() + b"\n")
 
     try:
-        tell({"event": "result", "result": _run(request, tell)})
+        tell({"event": "result", "result": _run(request, tell, os.environ)})
     except BrokenPipeError:
         return 1
     except KeyboardInterrupt:
@@ -269,20 +305,18 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run(request: Mapping[str, Any], tell: Callable[[Event], None]) -> Any:
+def _run(
+    request: Mapping[str, Any], tell: Callable[[Event], None], environ: Mapping[str, str]
+) -> Any:
     from backup_pipeline.plan import load_plan
     from backup_pipeline.runner import Runner
-
-    verb = request["verb"]
-    if verb not in VERBS:
-        raise errors.UsageError(f"no verb {verb!r}", f"one of {', '.join(VERBS)}")
 
     def report(progress: Progress) -> None:
         tell({"event": "progress", "line": progress.line(), **progress.to_json()})
 
-    clock = _clock(request["now"])
-    with Runner(load_plan(request["plan"]), clock=clock, report=report) as runner:
-        return _answer(getattr(runner, verb)(**_arguments(request["arguments"])))
+    plan, clock = load_plan(request["plan"], environ=environ), _clock(request["now"])
+    with Runner(plan, clock=clock, environ=environ, report=report) as runner:
+        return _answer(getattr(runner, request["verb"])(**_arguments(request["arguments"])))
 
 
 def _clock(now: str | None) -> Callable[[], datetime]:

@@ -127,7 +127,12 @@ class Reader(Finder):
         from backup_pipeline.engine.operations.restore import restore
 
         repository, found = self.find(dataset, tier=tier, day=day, at=at, snapshot=snapshot)
-        return restore(
+        if include and not len(repository.manifest(found).select(tuple(include))):
+            raise NotFound(
+                f"nothing in snapshot {found.id[:12]} of {dataset} matches {', '.join(include)}",
+                "`backup-pipeline ls` lists its paths; globs match whole paths, ** crosses folders",
+            )
+        report = restore(
             repository,
             found,
             Path(to),
@@ -135,6 +140,13 @@ class Reader(Finder):
             dry_run=dry_run,
             report=self._report,
         )
+        if not is_good(found):
+            report.notice(
+                f"the snapshot is incomplete: {found.problem_count} entries could not be backed up"
+            )
+        for notice in self.notices:
+            report.notice(notice)
+        return report
 
     def verify(
         self,
