@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from backup_pipeline.demo.datasets import DATASETS, Scene
 from backup_pipeline.demo.days import SUNDAY, SimulatedClock
 from backup_pipeline.demo.declaration import write_plan
 from backup_pipeline.demo.defs import DIRECTORY_VARIABLE, SMALL_TREE_BYTES
-from backup_pipeline.demo.stage import Stage
+from backup_pipeline.demo.stage import Stage, open_instance
 from backup_pipeline.demo.story import ONE_DAY, SLICE, WHOLE, prepare
 from backup_pipeline.runner import Runner
 from backup_pipeline.s3_server import S3Server
@@ -77,7 +76,7 @@ def seed(root: Path, cloud: S3Server | None, offsite: S3Server | None, say: Say 
     clock = SimulatedClock(datetime.now(UTC))
     scene = Scene(root, start, clock, SMALL_TREE_BYTES)
     plan_file = write_plan(root, start, cloud=cloud, offsite=offsite, automation=True)
-    with dg.DagsterInstance.from_config(str(_dagster_home(root))) as instance:
+    with open_instance(root / "dagster_home") as instance:
         stage = Stage(scene, plan_file, clock, instance)
         say(f"seeding {DAYS} days of backups of {len(DATASETS)} datasets in three tiers")
         _live_through(stage, clock, start)
@@ -146,17 +145,6 @@ def _report_datasets(stage: Stage, start: date) -> None:
 
 def _days(start: date) -> list[date]:
     return [start + timedelta(days=number) for number in range(DAYS + 1)]
-
-
-def _dagster_home(root: Path) -> Path:
-    home = root / "dagster_home"
-    home.mkdir()
-    settings = Path(__file__).parents[2] / "dagster.yaml"
-    if settings.exists():
-        shutil.copy(settings, home / "dagster.yaml")
-    else:
-        (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    return home
 
 
 def _open_dagster(root: Path, port: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 # What a run logs goes to its own event log; a refused backfill would else print its traceback.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 PARTITION_TAG = "dagster/partition"
+_SETTINGS = Path(__file__).parents[2] / "dagster.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,20 @@ class Run:
     def failed_checks(self) -> list[dg.AssetCheckEvaluation]:
         """The checks that said no."""
         return [check for check in self.checks if not check.passed]
+
+
+def open_instance(home: Path) -> dg.DagsterInstance:
+    """Make a Dagster home, with the settings that the repository recommends where it is at hand.
+
+    Args:
+        home: Its directory.
+    """
+    home.mkdir(parents=True)
+    if _SETTINGS.exists():
+        shutil.copy(_SETTINGS, home / "dagster.yaml")
+    return dg.DagsterInstance.local_temp(
+        str(home), overrides={"telemetry": {"enabled": False}, "nux": {"enabled": False}}
+    )
 
 
 class Stage:
@@ -102,6 +118,11 @@ class Stage:
         keys = [dg.AssetCheckKey(_backup_key(tier, dataset), name) for dataset in datasets]
         tags = {PARTITION_TAG: day.isoformat()} if day else None
         return self._run(dg.AssetSelection.checks(*keys), None, tags=tags)
+
+    def sync(self) -> None:
+        """Report to Dagster what the stores hold, as the plan's ``sync`` job does."""
+        job = self._defs.get_job_def("backup_sync")
+        job.execute_in_process(instance=self.instance, run_config=_QUIET)
 
     def _run(
         self, selection: dg.AssetSelection, day: date | None, tags: dict[str, str] | None = None

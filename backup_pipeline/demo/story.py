@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-import dagster as dg
-
 from backup_pipeline.demo.damage import flip_byte
 from backup_pipeline.demo.datasets import DATASETS, Scene
 from backup_pipeline.demo.days import Calendar, SimulatedClock, calendar
 from backup_pipeline.demo.declaration import KEY_FILE, write_plan
 from backup_pipeline.demo.proof import size, witness
-from backup_pipeline.demo.stage import Run, Stage
+from backup_pipeline.demo.stage import Run, Stage, open_instance
 from backup_pipeline.engine.errors import BackupError, UsageError
 from backup_pipeline.engine.progress import human_bytes
 from backup_pipeline.s3_server import S3Server
@@ -149,8 +147,7 @@ def _perform(root: Path, say: Say, figures: Figures) -> None:
         offsite = servers.enter_context(S3Server(root / "s3" / "offsite"))
         plan_file = write_plan(root, days.days[0], cloud=cloud, offsite=offsite)
         home = root / "dagster_home"
-        home.mkdir()
-        with dg.DagsterInstance.local_temp(str(home)) as instance:
+        with open_instance(home) as instance:
             play = _Play(Stage(scene, plan_file, clock, instance), days, say, figures)
             say(f"Four real datasets, three tiers (a disk, two S3 servers), {len(days.days)} days")
             for day in days.days:
