@@ -33,8 +33,8 @@ __all__ = [
     "Secret",
     "new_key_file",
     "parse_key_file",
-    "wrap",
     "unwrap",
+    "wrap",
 ]
 
 ARGON2_MEMORY_KIB = 64 * 1024  # RFC 9106, second recommended option: 64 MiB, 3 passes, 4 lanes

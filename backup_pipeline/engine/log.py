@@ -140,32 +140,42 @@ class Log:
         )
 
     def verify(self, report: Callable[[str, str], None]) -> int:
-        """Read every record and twin from the first on; how many there are.
+        """Read every record and twin from the first on; how many records there are.
 
         Args:
             report: Called with the name and what is wrong for each that is damaged.
         """
-        previous, sequence = "", 0
-        while sequence < self._next:
-            digests: set[str] = set()
-            for twin in (False, True):
-                name = self.name(sequence, twin=twin)
-                try:
-                    record = self._read(sequence, twin=twin)
-                except ObjectMissing:
-                    report(name, "missing")
-                    continue
-                except DamageError as error:
-                    report(name, error.message)
-                    continue
-                digests.add(record.digest)
-                if record.previous != previous and previous != "?":
-                    report(name, "does not follow the record before it")
-            if len(digests) > 1:
-                report(self.name(sequence), "differs from its twin")
-            previous = digests.pop() if digests else "?"
-            sequence += 1
-        return sequence
+        previous: str | None = ""
+        for sequence in range(self._next):
+            copies, problems = self._copies(sequence)
+            for name, what in problems:
+                report(name, what)
+            for record in copies:
+                if previous is not None and record.previous != previous:
+                    report(self.name(sequence), "does not follow the record before it")
+                    break
+            previous = copies[0].digest if copies else None
+        return self._next
+
+    def verify_one(self, sequence: int) -> list[tuple[str, str]]:
+        """What is wrong with one record and its twin: (name, what)."""
+        return self._copies(sequence)[1]
+
+    def _copies(self, sequence: int) -> tuple[list[Record], list[tuple[str, str]]]:
+        """The readable copies of a record, and what is wrong with the others."""
+        copies: list[Record] = []
+        problems: list[tuple[str, str]] = []
+        for twin in (False, True):
+            name = self.name(sequence, twin=twin)
+            try:
+                copies.append(self._read(sequence, twin=twin))
+            except ObjectMissing:
+                problems.append((name, "missing"))
+            except DamageError as error:
+                problems.append((name, error.message))
+        if len({record.digest for record in copies}) > 1:
+            problems.append((self.name(sequence), "differs from its twin"))
+        return copies, problems
 
     def _numbers(self, folder: str) -> set[int]:
         names = self._store.list_names(f"{self._prefix}{folder}")

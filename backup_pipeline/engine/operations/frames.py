@@ -16,7 +16,7 @@ from backup_pipeline.engine.errors import DamageError, ObjectMissing
 from backup_pipeline.engine.format.pack import FRAMES_START, MOST_FRAME_BYTES, frame_binding
 from backup_pipeline.engine.repository import Repository
 
-__all__ = ["FetchedFrame", "Fetch", "FramePlan", "Piece", "open_frame"]
+__all__ = ["Fetch", "FetchedFrame", "FramePlan", "Piece", "open_frame"]
 
 FETCH_BYTES = 8 * 1024 * 1024  # at most so much is read in one request
 GAP_BYTES = 64 * 1024  # frames this near to each other are read in one request

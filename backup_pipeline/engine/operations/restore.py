@@ -29,7 +29,7 @@ from backup_pipeline.engine.operations.target import Target, set_metadata, split
 from backup_pipeline.engine.progress import Meter, Report
 from backup_pipeline.engine.repository import Repository
 
-__all__ = ["RestoreReport", "restore"]
+__all__ = ["RestoreReport", "restore", "restore_rows"]
 
 MOST_NOTICES = 100
 MOST_OPEN_FILES = 200
@@ -120,6 +120,24 @@ def restore(
         BackupError: Something in the target is in the way; nothing was changed.
     """
     rows = repository.manifest(snapshot).select(include, parents=True)
+    if include and not len(rows):
+        raise BackupError(
+            f"nothing in snapshot {snapshot.id[:12]} matches {', '.join(include)}",
+            "list it with `backup-pipeline ls`; ** crosses folders, * does not",
+        )
+    return restore_rows(repository, snapshot, rows, target, dry_run=dry_run, report=report)
+
+
+def restore_rows(
+    repository: Repository,
+    snapshot: Snapshot,
+    rows: pa.Table,
+    target: Path,
+    *,
+    dry_run: bool = False,
+    report: Report | None = None,
+) -> RestoreReport:
+    """Restore some rows of a snapshot's manifest; see ``restore``."""
     result = RestoreReport(
         snapshot.id,
         snapshot.dataset,
@@ -128,11 +146,6 @@ def restore(
         str(target),
         dry_run,
     )
-    if include and not len(rows):
-        raise BackupError(
-            f"nothing in snapshot {snapshot.id[:12]} matches {', '.join(include)}",
-            "list it with `backup-pipeline ls`; ** crosses folders, * does not",
-        )
     place = Target(target, create=not dry_run)
     try:
         return _Restore(repository, rows, place, result, report).run()

@@ -1,0 +1,463 @@
+"""Copy: a snapshot from one tier into another, verified on the way, without reading the source.
+
+A pack of which every frame is needed is stored as it is, byte for byte, under the same SHA-256;
+of other packs only the missing frames are sealed anew, still compressed as they were. Every chunk
+is opened and compared with its id before anything refers to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date, datetime
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import zstandard
+from blake3 import blake3
+
+from backup_pipeline import __version__
+from backup_pipeline.engine.chunk_index import ChunkIndex
+from backup_pipeline.engine.chunker import Compressor
+from backup_pipeline.engine.errors import DamageError, ObjectMissing, UsageError
+from backup_pipeline.engine.format.manifest import merge
+from backup_pipeline.engine.format.pack import (
+    FRAMES_START,
+    RUN_BYTES,
+    decode_index,
+    frame_binding,
+    index_range,
+)
+from backup_pipeline.engine.format.record import Snapshot
+from backup_pipeline.engine.operations.committing import (
+    Changes,
+    Run,
+    begin_run,
+    commit,
+    deleted_rows,
+    merged_segments,
+    take_up_packs,
+)
+from backup_pipeline.engine.operations.frames import FetchedFrame, FramePlan, open_frame
+from backup_pipeline.engine.operations.packing import Packer, thread_count
+from backup_pipeline.engine.operations.reading import chunk_column, rows_with_names
+from backup_pipeline.engine.progress import Meter, Report
+from backup_pipeline.engine.repository import Repository, utc_now
+
+__all__ = ["copy"]
+
+_COMPARED = (
+    "type",
+    "state",
+    "size",
+    "mtime_ns",
+    "ctime_ns",
+    "inode",
+    "mode",
+    "uid",
+    "gid",
+    "etag",
+    "version_id",
+    "link_target",
+)
+
+
+def copy(
+    source: Repository,
+    snapshot: Snapshot,
+    target: Repository,
+    *,
+    kind: str,
+    parent: Snapshot | None = None,
+    base: Snapshot | None = None,
+    day: date | None = None,
+    timing: str | None = None,
+    clock: Callable[[], datetime] = utc_now,
+    report: Report | None = None,
+) -> Snapshot:
+    """Copy a snapshot into another tier's repository of the same dataset.
+
+    Args:
+        source: Where it is.
+        snapshot: Which.
+        target: Where to.
+        kind: ``full`` brings everything anew; ``incremental`` refers to ``parent`` in the target,
+            ``differential`` to ``base`` there.
+        parent: A snapshot of the target.
+        base: The full of the target's chain.
+        day: The day that the copy stands for; the snapshot's own by default.
+        timing: What the copy says of its timing; the snapshot's own by default.
+        clock: Gives the times of the run.
+        report: Is told the progress.
+
+    Raises:
+        DamageError: The source tier's bytes are not what was stored; nothing was committed.
+        UsageError: The repositories have different keys.
+    """
+    if source.keys.index != target.keys.index:
+        raise UsageError(
+            f"{source.dataset} has different keys in {source.tier} and {target.tier}",
+            "the copy would not be readable with one key; begin this tier anew in an empty prefix",
+        )
+    one = _Copy(source, snapshot, target, kind, parent, base, clock, report)
+    return one.run(day or snapshot.day, timing or snapshot.timing)
+
+
+class _Copy:
+    """One run of the verb."""
+
+    def __init__(
+        self,
+        source: Repository,
+        snapshot: Snapshot,
+        target: Repository,
+        kind: str,
+        parent: Snapshot | None,
+        base: Snapshot | None,
+        clock: Callable[[], datetime],
+        report: Report | None,
+    ) -> None:
+        self.source = source
+        self.snapshot = snapshot
+        self.target = target
+        self.kind = kind
+        self.parent = parent
+        self.base = base
+        self.clock = clock
+        self.reference = {"incremental": parent, "differential": base}.get(kind)
+        self.meter = Meter(
+            f"copy {target.dataset} from {source.tier} to {target.tier}",
+            report,
+            total_bytes=snapshot.bytes,
+        )
+        self.local = threading.local()
+        self.lock = threading.Lock()
+        self.verbatim_bytes = 0
+        self.verbatim_raw = 0
+        self.read_bytes = 0
+
+    def run(self, day: date, timing: str) -> Snapshot:
+        """Read, verify, store and commit."""
+        started = self.clock()
+        known_condemned = len(self.target.state.condemned)
+        self.meter.enter("comparing")
+        rows = self.source.manifest(self.snapshot).table
+        old = None
+        if self.reference is not None:
+            old = self.target.manifest(self.reference).table
+        changed, deleted, changes = self._compare(rows, old)
+        index = ChunkIndex(old)
+        run = begin_run(
+            self.target,
+            operation="copy",
+            kind=self.kind,
+            parent=self.parent,
+            base=self.base,
+            day=day,
+            now=started,
+        )
+        if run.taken_up:
+            take_up_packs(self.target, run, index)
+        packer = Packer(self.target, run.id, run.content_key, index, lambda: self._announce(run))
+        try:
+            self.meter.enter("copying")
+            self._transfer(changed, index, packer, run)
+            packer.close()
+        except BaseException:
+            packer.abandon()
+            raise
+        self.meter.enter("committing")
+        new = self._target_rows(changed, index)
+        if deleted:
+            new = merge([new, deleted_rows(deleted)], keep_deleted=True)
+        older = self.reference.segments if self.reference is not None else ()
+        segments, segment_bytes = merged_segments(self.target, older, new)
+        wrote = packer.packs or self.verbatim_bytes or run.taken_up
+        origin = self.snapshot
+        total = origin.bytes
+        copied = Snapshot(
+            id=secrets.token_hex(16),
+            dataset=self.target.dataset,
+            tier=self.target.tier,
+            day=day,
+            kind=self.kind,
+            chain=run.chain,
+            parent=self.parent.id if self.parent else None,
+            base=self.base.id if self.base else None,
+            run=run.id.hex() if wrote else "",
+            started_at=started,
+            captured_at=origin.captured_at,
+            finished_at=self.clock(),
+            timing=timing,
+            status=origin.status,
+            entries=origin.entries,
+            good_entries=origin.good_entries,
+            files=origin.files,
+            bytes=total,
+            read_bytes=self.read_bytes,
+            stored_bytes=packer.stored_bytes + self.verbatim_bytes + segment_bytes,
+            deduplicated_bytes=max(0, total - packer.new_raw_bytes - self.verbatim_raw),
+            problems=origin.problems,
+            problem_count=origin.problem_count,
+            fingerprint=origin.fingerprint,
+            segments=segments,
+            changes=changes.to_json(),
+            scan_started_ns=origin.scan_started_ns,
+            origin={"tier": origin.tier, "snapshot": origin.id, "digest": origin.digest},
+            synthetic=self.kind == "full",
+            deployment=self.target.deployment,
+            writer=__version__,
+        )
+        return commit(self.target, copied, known_condemned)
+
+    def _compare(
+        self, rows: pa.Table, old: pa.Table | None
+    ) -> tuple[pa.Table, list[bytes], Changes]:
+        """Rows that the target lacks, paths that it has too many, and what changed since its last."""
+        changes = Changes()
+        last = self.target.snapshots()
+        previous = old
+        if old is None and last:
+            previous = self.target.manifest(last[-1]).table
+        if previous is None:
+            changes.note("added", _sizes(rows))
+            return rows, [], changes
+        same, known, gone = _difference(rows, previous)
+        changes.note("added", _sizes(rows.filter(pa.array(~known))))
+        changes.note("changed", _sizes(rows.filter(pa.array(known & ~same))))
+        changes.note("deleted", _sizes(gone))
+        if old is None:
+            return rows, [], changes
+        quiet = rows.filter(pa.array(same)).column("size")
+        self.meter.add(pc.sum(quiet).as_py() or 0, int(same.sum()))
+        return rows.filter(pa.array(~same)), gone.column("path").to_pylist(), changes
+
+    def _announce(self, run: Run) -> None:
+        """The run's record, with the wraps of the runs whose packs are stored as they are."""
+        foreign: dict[str, Any] = {}
+        for body in self.source.state.runs.values():
+            foreign[body["run"]] = body["wraps"]
+        known = run.body.get("foreign", {})
+        if not run.taken_up or foreign.keys() - known.keys():
+            self.target.log.append({**run.body, "foreign": {**known, **foreign}})
+
+    def _transfer(self, rows: pa.Table, index: ChunkIndex, packer: Packer, run: Run) -> None:
+        """Bring every chunk of these rows that the target lacks."""
+        plan = FramePlan(rows)
+        slots = threading.Semaphore(thread_count() * 2)
+        failures: list[BaseException] = []
+
+        def work(pack: bytes, frames: Sequence[FetchedFrame]) -> None:
+            try:
+                if not failures:
+                    self._pack(pack, frames, index, packer, run)
+            except BaseException as error:
+                failures.append(error)
+            finally:
+                slots.release()
+
+        with ThreadPoolExecutor(thread_count()) as pool:
+            for pack, group in groupby(plan.frames(), key=lambda item: item[0]):
+                needed = [frame for _, frame in group if self._is_missing(frame, index)]
+                if not needed or failures:
+                    continue
+                slots.acquire()
+                pool.submit(work, pack, needed)
+        if failures:
+            raise failures[0]
+
+    def _is_missing(self, frame: FetchedFrame, index: ChunkIndex) -> bool:
+        wanted = False
+        for piece in frame.pieces:
+            wanted |= index.claim(piece.id)
+        if not wanted:
+            self.meter.add(sum(piece.size for piece in frame.pieces), len(frame.pieces))
+        return wanted
+
+    def _pack(
+        self,
+        pack: bytes,
+        frames: Sequence[FetchedFrame],
+        index: ChunkIndex,
+        packer: Packer,
+        run: Run,
+    ) -> None:
+        path = self.source.pack_path(pack)
+        size = self.source.store.stat(path).size_bytes if _exists(self.source, path) else 0
+        if not size:
+            raise DamageError(f"{path} is missing in tier {self.source.tier}")
+        needed = sum(frame.stored for frame in frames)
+        if needed * 2 >= size:
+            content = memoryview(self.source.store.get(path))
+            if hashlib.sha256(content).digest() != pack[RUN_BYTES:]:
+                raise DamageError(f"{path} in tier {self.source.tier} does not match its name")
+            if self._verbatim(pack, content, frames, index, packer, run, path):
+                return
+            opened = [
+                (frame, content[frame.offset : frame.offset + frame.stored]) for frame in frames
+            ]
+            sealer = self.source.pack_sealer(pack, content[:FRAMES_START])
+        else:
+            sealer = self.source.pack_sealer(pack)
+            opened = [
+                (frame, memoryview(self.source.store.get(path, frame.offset, frame.stored)))
+                for frame in frames
+            ]
+        for frame, sealed in opened:
+            self._reseal(pack, frame, sealer, sealed, packer)
+        with self.lock:
+            self.read_bytes += needed
+
+    def _verbatim(
+        self,
+        pack: bytes,
+        content: memoryview,
+        frames: Sequence[FetchedFrame],
+        index: ChunkIndex,
+        packer: Packer,
+        run: Run,
+        path: str,
+    ) -> bool:
+        """Store the pack as it is, if all of its frames are needed."""
+        start = content[:FRAMES_START]
+        offset, length = index_range(content, len(content), path)
+        listed = decode_index(
+            self.source.keys, start, content[offset : offset + length], offset, path
+        )
+        if len(listed.frames) != len(frames):
+            return False
+        sealer = self.source.pack_sealer(pack, start)
+        for frame in listed.frames:
+            sealed = content[frame.offset : frame.offset + frame.stored]
+            self._check(pack, frame.ordinal, frame.raw, frame.members, sealer, sealed)
+        packer.announce()
+        name = run.id + pack[RUN_BYTES:]
+        self.target.store.put(self.target.pack_path(name), content)
+        index.take_up(name, listed)
+        with self.lock:
+            self.verbatim_bytes += len(content)
+            self.verbatim_raw += sum(frame.raw for frame in listed.frames)
+            self.read_bytes += len(content)
+        return True
+
+    def _reseal(
+        self, pack: bytes, frame: FetchedFrame, sealer: Any, sealed: memoryview, packer: Packer
+    ) -> None:
+        """Bring one frame: opened, checked, and sealed under the target run's key."""
+        pieces = {(piece.inner, piece.size): piece.id for piece in frame.pieces}
+        members = [(size, identity) for (_, size), identity in sorted(pieces.items())]
+        raw = self._open(pack, frame.ordinal, frame.raw, sealer, sealed)
+        view, key = memoryview(raw), self.source.keys.identity
+        for (inner, size), identity in pieces.items():
+            if blake3(view[inner : inner + size], key=key).digest() != identity:
+                raise DamageError(
+                    f"frame {frame.ordinal} of {self.source.pack_path(pack)} "
+                    "holds a chunk with another id"
+                )
+        self.meter.add(sum(piece.size for piece in frame.pieces), len(frame.pieces))
+        whole = sum(size for size, _ in members) == frame.raw
+        if whole:
+            bound = frame_binding(self.source.keys.dataset_id, frame.ordinal)
+            packed = sealer.open(frame.ordinal, sealed, bound)
+            packer.frame(members, packed, frame.raw)
+            return
+        content = b"".join(view[inner : inner + size] for inner, size in sorted(pieces))
+        packer.frame(members, self._compressor().compress(memoryview(content)), len(content))
+
+    def _check(
+        self,
+        pack: bytes,
+        ordinal: int,
+        raw_bytes: int,
+        members: Sequence[tuple[int, bytes]],
+        sealer: Any,
+        sealed: memoryview,
+    ) -> None:
+        view = memoryview(self._open(pack, ordinal, raw_bytes, sealer, sealed))
+        key, inner = self.source.keys.identity, 0
+        for size, identity in members:
+            if blake3(view[inner : inner + size], key=key).digest() != identity:
+                raise DamageError(
+                    f"frame {ordinal} of {self.source.pack_path(pack)} "
+                    "holds a chunk with another id"
+                )
+            inner += size
+        self.meter.add(raw_bytes, len(members))
+
+    def _open(self, pack: bytes, ordinal: int, raw: int, sealer: Any, sealed: memoryview) -> Any:
+        decompressor = getattr(self.local, "zstd", None)
+        if decompressor is None:
+            decompressor = self.local.zstd = zstandard.ZstdDecompressor()
+        return open_frame(self.source, sealer, pack, sealed, ordinal, raw, decompressor)
+
+    def _compressor(self) -> Any:
+        found = getattr(self.local, "compressor", None)
+        if found is None:
+            found = self.local.compressor = Compressor()
+        return found
+
+    def _target_rows(self, rows: pa.Table, index: ChunkIndex) -> pa.Table:
+        """Manifest rows with chunks where the target has them."""
+        if not len(rows):
+            return rows
+        lists = rows.column("chunks").combine_chunks()
+        ids = lists.flatten().field("id").to_pylist()
+        counts = lists.value_lengths().to_pylist()
+        per_row: list[list[bytes] | None] = []
+        at = 0
+        for count in counts:
+            per_row.append(None if count is None else ids[at : at + count])
+            at += count or 0
+        where = rows.schema.get_field_index("chunks")
+        numbered = chunk_column(per_row, index)
+        table = rows.set_column(where, pa.field("chunks", numbered.type), numbered)
+        return rows_with_names(table.combine_chunks().to_batches(), index.pack_names())
+
+
+def _exists(repository: Repository, path: str) -> bool:
+    try:
+        repository.store.stat(path)
+    except ObjectMissing:
+        return False
+    return True
+
+
+def _sizes(rows: pa.Table) -> Any:
+    return zip(rows.column("path").to_pylist(), rows.column("size").to_pylist(), strict=True)
+
+
+def _difference(rows: pa.Table, old: pa.Table) -> tuple[Any, Any, pa.Table]:
+    """Masks of rows that the old table has alike, and has at all; old rows that are gone."""
+    paths, old_paths = rows.column("path"), old.column("path").combine_chunks()
+    where = pc.index_in(paths, value_set=old_paths).combine_chunks()
+    known = pc.is_valid(where).to_numpy(zero_copy_only=False)
+    gone = np.ones(len(old), bool)
+    gone[where.drop_null().to_numpy(zero_copy_only=False)] = False
+    same = known.copy()
+    beside = old.take(where)
+    for name in _COMPARED:
+        now, then = rows.column(name), beside.column(name)
+        equal = pc.or_kleene(pc.equal(now, then), pc.and_(pc.is_null(now), pc.is_null(then)))
+        same &= pc.fill_null(equal, False).to_numpy()
+    same &= _same_ids(rows.column("chunks"), beside.column("chunks"))
+    return same, known, old.filter(pa.array(gone))
+
+
+def _same_ids(now: Any, then: Any) -> Any:
+    """Which rows have the same chunk ids in both columns."""
+    now, then = now.combine_chunks(), then.combine_chunks()
+    counts = now.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False)
+    same = counts == then.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False)
+    keep = pa.array(same)
+    mine = now.filter(keep).flatten().field("id")
+    theirs = then.filter(keep).flatten().field("id")
+    differs = ~pc.equal(mine, theirs).to_numpy(zero_copy_only=False)
+    row = np.repeat(np.flatnonzero(same), np.maximum(counts[same], 0))
+    same[row[differs]] = False
+    return same

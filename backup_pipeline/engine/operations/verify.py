@@ -1,0 +1,311 @@
+"""Verify: stored bytes match their names, their seals and the ids that snapshots refer to."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import zstandard
+from blake3 import blake3
+
+from backup_pipeline.engine.errors import DamageError, ObjectMissing
+from backup_pipeline.engine.format.pack import (
+    FRAMES_START,
+    RUN_BYTES,
+    PackIndex,
+    decode_index,
+    index_range,
+)
+from backup_pipeline.engine.format.record import Snapshot
+from backup_pipeline.engine.operations.frames import open_frame
+from backup_pipeline.engine.operations.packing import thread_count
+from backup_pipeline.engine.progress import Meter, Report
+from backup_pipeline.engine.repository import Repository
+
+__all__ = ["VerifyReport", "verify"]
+
+MOST_DAMAGE = 200
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What a verification found.
+
+    Attributes:
+        ok: Nothing that was looked at is damaged.
+        snapshots: How many snapshots it was about.
+        records: Log records read, each with its twin.
+        segments: Manifest segments read.
+        packs_total: Packs that the snapshots need; all were looked for.
+        packs_checked: Packs whose every byte was read.
+        bytes_total: Stored bytes of those packs.
+        bytes_checked: Stored bytes read.
+        coverage: bytes_checked / bytes_total; 1 where there is nothing to read.
+        integrity: I = N_good / N_total over the objects looked at.
+        damage: What is wrong: name, what, and the snapshots that need it.
+        duration_s: Seconds it took.
+    """
+
+    dataset: str
+    tier: str
+    ok: bool = True
+    snapshots: int = 0
+    records: int = 0
+    segments: int = 0
+    packs_total: int = 0
+    packs_checked: int = 0
+    bytes_total: int = 0
+    bytes_checked: int = 0
+    coverage: float = 1.0
+    integrity: float = 1.0
+    damage: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    damage_count: int = 0
+    duration_s: float = 0.0
+    speed_bytes_per_s: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Fields by name."""
+        return asdict(self)
+
+
+def verify(
+    repository: Repository,
+    *,
+    snapshots: Sequence[Snapshot] | None = None,
+    read_data: float = 1.0,
+    seed: int | None = None,
+    report: Report | None = None,
+) -> VerifyReport:
+    """Check what is stored.
+
+    Args:
+        repository: Where.
+        snapshots: Only what these need; None checks all snapshots and the whole log.
+        read_data: Share of the packs whose bytes are read, from 0 to 1; the presence and size of
+            all are checked in any case.
+        seed: Makes the choice of packs repeatable.
+        report: Is told the progress.
+    """
+    return _Verify(repository, snapshots, read_data, seed, report).run()
+
+
+@dataclass(slots=True)
+class _Pack:
+    """A pack that is needed, and what is needed of it."""
+
+    name: bytes
+    end: int
+    chunks: pa.StructArray
+    snapshots: list[str]
+    size: int = 0
+
+
+class _Verify:
+    """One run of the verb."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        snapshots: Sequence[Snapshot] | None,
+        read_data: float,
+        seed: int | None,
+        report: Report | None,
+    ) -> None:
+        self.repository = repository
+        self.whole = snapshots is None
+        self.snapshots = list(repository.snapshots() if snapshots is None else snapshots)
+        self.read_data = read_data
+        self.random = random.Random(seed)
+        self.result = VerifyReport(repository.dataset, repository.tier)
+        self.meter = Meter(f"verify {repository.dataset} in {repository.tier}", report)
+        self.lock = threading.Lock()
+        self.bad_names: set[str] = set()
+        self.local = threading.local()
+
+    def run(self) -> VerifyReport:
+        """Do it."""
+        result = self.result
+        result.snapshots = len(self.snapshots)
+        self.meter.enter("log")
+        self._log()
+        self.meter.enter("manifests")
+        packs = self._manifests()
+        self.meter.enter("looking for packs")
+        present = self._look_for(packs)
+        result.packs_total = len(packs)
+        result.bytes_total = sum(pack.size for pack in present)
+        chosen = self._choose(present)
+        self.meter.total_bytes = sum(pack.size for pack in chosen)
+        self.meter.enter("reading packs")
+        with ThreadPoolExecutor(thread_count()) as pool:
+            for _ in pool.map(self._read, chosen):
+                pass
+        result.packs_checked = len(chosen)
+        result.bytes_checked = sum(pack.size for pack in chosen)
+        if result.bytes_total:
+            result.coverage = result.bytes_checked / result.bytes_total
+        total = 2 * result.records + result.segments + len(packs)
+        if total:
+            result.integrity = max(0.0, 1 - len(self.bad_names) / total)
+        result.duration_s = self.meter.elapsed_s
+        if result.duration_s:
+            result.speed_bytes_per_s = result.bytes_checked / result.duration_s
+        self.meter.show(now=True)
+        return result
+
+    def _damage(self, name: str, what: str, snapshots: Sequence[str]) -> None:
+        with self.lock:
+            result = self.result
+            result.ok = False
+            result.damage_count += 1
+            self.bad_names.add(name)
+            if len(result.damage) < MOST_DAMAGE:
+                result.damage.append({"name": name, "what": what, "snapshots": list(snapshots)})
+
+    def _log(self) -> None:
+        log = self.repository.log
+        everyone = [snapshot.id for snapshot in self.snapshots]
+        if self.whole:
+            self.result.records = log.verify(lambda name, what: self._damage(name, what, everyone))
+            return
+        for snapshot in self.snapshots:
+            self.result.records += 1
+            for name, what in log.verify_one(snapshot.sequence):
+                self._damage(name, what, [snapshot.id])
+
+    def _manifests(self) -> list[_Pack]:
+        """Read every segment; the packs that they need."""
+        needing: dict[str, list[str]] = {}
+        segments = {}
+        for snapshot in self.snapshots:
+            for segment in snapshot.segments:
+                segments[segment.name] = segment
+                needing.setdefault(segment.name, []).append(snapshot.id)
+        self.result.segments = len(segments)
+        pieces: list[tuple[pa.StructArray, list[str]]] = []
+        for name, segment in segments.items():
+            try:
+                rows = self.repository.segment(segment)
+            except DamageError as error:
+                self._damage(self.repository.segment_path(name), error.message, needing[name])
+                continue
+            pieces.append((rows.column("chunks").combine_chunks().flatten(), needing[name]))
+        if not pieces:
+            return []
+        flat = pa.concat_arrays([chunks for chunks, _ in pieces])
+        owner = np.repeat(np.arange(len(pieces)), [len(chunks) for chunks, _ in pieces])
+        names = flat.field("pack").dictionary_encode()
+        number = names.indices.to_numpy(zero_copy_only=False)
+        order = np.argsort(number, kind="stable")
+        bounds = np.searchsorted(number[order], np.arange(len(names.dictionary) + 1))
+        ends = flat.field("offset").to_numpy().astype(np.int64) + flat.field("stored").to_numpy()
+        packs: list[_Pack] = []
+        for i, name in enumerate(names.dictionary.to_pylist()):
+            rows = order[bounds[i] : bounds[i + 1]]
+            users = {one for part in np.unique(owner[rows]) for one in pieces[int(part)][1]}
+            packs.append(
+                _Pack(name, int(ends[rows].max()), flat.take(pa.array(rows)), sorted(users))
+            )
+        return packs
+
+    def _look_for(self, packs: Sequence[_Pack]) -> list[_Pack]:
+        """Presence and size of all packs, by listing each run's folder once."""
+        sizes: dict[str, int] = {}
+        for run in {pack.name[:RUN_BYTES].hex() for pack in packs}:
+            for found in self.repository.store.list(f"{self.repository.prefix}packs/{run}/"):
+                sizes[found.name] = found.size_bytes
+        present: list[_Pack] = []
+        for pack in packs:
+            path = self.repository.pack_path(pack.name)
+            size = sizes.get(path)
+            if size is None:
+                self._damage(path, "missing", pack.snapshots)
+            elif size < pack.end:
+                self._damage(path, f"cut short to {size} bytes", pack.snapshots)
+            else:
+                pack.size = size
+                present.append(pack)
+        return present
+
+    def _choose(self, packs: list[_Pack]) -> list[_Pack]:
+        if self.read_data >= 1:
+            return packs
+        if self.read_data <= 0:
+            return []
+        wanted = self.read_data * sum(pack.size for pack in packs)
+        shuffled = sorted(packs, key=lambda pack: pack.name)
+        self.random.shuffle(shuffled)
+        chosen: list[_Pack] = []
+        for pack in shuffled:
+            if sum(one.size for one in chosen) >= wanted:
+                break
+            chosen.append(pack)
+        return chosen
+
+    def _read(self, pack: _Pack) -> None:
+        path = self.repository.pack_path(pack.name)
+        try:
+            self._read_pack(pack, path)
+        except ObjectMissing:
+            self._damage(path, "missing", pack.snapshots)
+        except DamageError as error:
+            self._damage(path, error.message, pack.snapshots)
+        self.meter.add(pack.size, 1)
+
+    def _read_pack(self, pack: _Pack, path: str) -> None:
+        content = memoryview(self.repository.store.get(path))
+        if hashlib.sha256(content).digest() != pack.name[RUN_BYTES:]:
+            raise DamageError("its bytes do not match its name")
+        start = content[:FRAMES_START]
+        offset, length = index_range(content, len(content), path)
+        index = decode_index(
+            self.repository.keys, start, content[offset : offset + length], offset, path
+        )
+        sealer = self.repository.pack_sealer(pack.name, start)
+        decompressor = getattr(self.local, "zstd", None)
+        if decompressor is None:
+            decompressor = self.local.zstd = zstandard.ZstdDecompressor()
+        key = self.repository.keys.identity
+        for frame in index.frames:
+            sealed = content[frame.offset : frame.offset + frame.stored]
+            raw = memoryview(
+                open_frame(
+                    self.repository,
+                    sealer,
+                    pack.name,
+                    sealed,
+                    frame.ordinal,
+                    frame.raw,
+                    decompressor,
+                )
+            )
+            inner = 0
+            for size, identity in frame.members:
+                if blake3(raw[inner : inner + size], key=key).digest() != identity:
+                    raise DamageError(f"frame {frame.ordinal} holds a chunk with another id")
+                inner += size
+        _check_references(pack.chunks, index, path)
+
+
+def _check_references(chunks: pa.StructArray, index: PackIndex, path: str) -> None:
+    """Every chunk that a manifest places in this pack is there as the manifest says."""
+    held: set[tuple[int, int, int, int, int, int, bytes]] = set()
+    for frame in index.frames:
+        inner = 0
+        for size, identity in frame.members:
+            held.add((frame.ordinal, frame.offset, frame.stored, frame.raw, inner, size, identity))
+            inner += size
+    columns = (
+        chunks.field(name).to_pylist()
+        for name in ("ordinal", "offset", "stored", "raw", "inner", "size", "id")
+    )
+    for reference in zip(*columns, strict=True):
+        if reference not in held:
+            raise DamageError(f"{path} lacks a chunk that a snapshot places there")
