@@ -1,0 +1,382 @@
+"""Asset checks: complete, matches, restores, fresh, and the hours that an hourly tier covers."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from math import ceil
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from backup_pipeline.engine.errors import BackupError
+from backup_pipeline.engine.progress import human_bytes, human_seconds
+from backup_pipeline.metadata import key
+from backup_pipeline.plan.cadence import window
+from backup_pipeline.resources import Wiring, failure
+from backup_pipeline.translator import TierAsset
+
+__all__ = [
+    "COMPLETE",
+    "FRESH",
+    "HOURS_COVERED",
+    "MATCHES",
+    "RESTORES",
+    "MatchesConfig",
+    "RestoresConfig",
+    "build_checks",
+    "complete_spec",
+    "drill_verdict",
+    "hours_verdict",
+]
+
+COMPLETE = "complete"
+MATCHES = "matches"
+RESTORES = "restores"
+FRESH = "fresh"
+HOURS_COVERED = "hours_covered"
+
+HOURS_NEEDED = 0.9
+"""Share of a day's hours that need a good snapshot: of 24, two may fail."""
+
+DEFAULT_DRILL_SAMPLE = 0.01
+"""What a drill restores where the policy has drills switched off and one is asked for by hand."""
+
+SHOWN_DAMAGE = 100
+
+
+class MatchesConfig(dg.Config):
+    """What a run of ``matches`` may be told in the Launchpad."""
+
+    read_data: str = Field(default="all", description="all, or the share of the packs, such as 5%.")
+
+
+class RestoresConfig(dg.Config):
+    """What a run of ``restores`` may be told in the Launchpad."""
+
+    sample: str = Field(
+        default="", description="Share of the files to restore, such as 5%; as the policy says."
+    )
+
+
+def check_spec(
+    asset: TierAsset, name: str, description: str, *, partitioned: bool, blocking: bool = False
+) -> dg.AssetCheckSpec:
+    """The spec of a check.
+
+    Partitions on checks are a preview of Dagster's: this is the only place that asks for them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return dg.AssetCheckSpec(
+            name,
+            asset=asset.asset_key,
+            description=description,
+            blocking=blocking,
+            partitions_def=asset.partitions if partitioned else None,
+        )
+
+
+def complete_spec(asset: TierAsset) -> dg.AssetCheckSpec:
+    """The check that every backup run evaluates, and that holds back what depends on it."""
+    return check_spec(
+        asset,
+        COMPLETE,
+        "Was everything that the source listed read? I = good entries / all entries.",
+        partitioned=True,
+        blocking=True,
+    )
+
+
+def build_checks(assets: Sequence[TierAsset], wiring: Wiring) -> list[dg.AssetChecksDefinition]:
+    """All checks but ``complete``, which belongs to the backup's own run."""
+    checks = [build(asset, wiring) for asset in assets for build in (_matches, _restores)]
+    checks.append(_fresh(assets, wiring))
+    # One op cannot evaluate checks of different partitions, so days that exist earlier stand apart.
+    for today in (True, False):
+        hourly = [one for one in assets if one.tier.every == "hour" and one.today == today]
+        if hourly:
+            checks.append(_hours_covered(hourly, wiring, "" if today else "_closed"))
+    return checks
+
+
+# -- one day of one tier
+
+
+def _matches(asset: TierAsset, wiring: Wiring) -> dg.AssetChecksDefinition:
+    spec = check_spec(
+        asset, MATCHES, "Are the stored bytes still what was written?", partitioned=True
+    )
+
+    @dg.multi_asset_check(
+        name=f"{asset.label}__{MATCHES}",
+        specs=[spec],
+        required_resource_keys={wiring.resource},
+        pool=asset.pool,
+    )
+    def matches(
+        context: dg.AssetCheckExecutionContext, config: MatchesConfig
+    ) -> Iterator[dg.AssetCheckResult]:
+        arguments = _of_day(context, asset) | {"read_data": config.read_data}
+        report = _run(context, wiring, "verify", arguments)
+        passed, sentence, said = verify_verdict(report)
+        yield _result(asset, MATCHES, passed, sentence, said | _day_said(arguments))
+
+    return matches
+
+
+def _restores(asset: TierAsset, wiring: Wiring) -> dg.AssetChecksDefinition:
+    spec = check_spec(
+        asset,
+        RESTORES,
+        "Does a sample, really restored to scratch, equal the manifest?",
+        partitioned=True,
+    )
+
+    @dg.multi_asset_check(
+        name=f"{asset.label}__{RESTORES}",
+        specs=[spec],
+        required_resource_keys={wiring.resource},
+        pool=asset.pool,
+    )
+    def restores(
+        context: dg.AssetCheckExecutionContext, config: RestoresConfig
+    ) -> Iterator[dg.AssetCheckResult]:
+        arguments = _of_day(context, asset) | {"sample": config.sample or drill_sample(asset)}
+        report = _run(context, wiring, "drill", arguments)
+        passed, sentence, said = drill_verdict(report)
+        yield _result(asset, RESTORES, passed, sentence, said | _day_said(arguments))
+
+    return restores
+
+
+def drill_sample(asset: TierAsset) -> float:
+    """How much of a snapshot a drill restores: the policy's share."""
+    drill = asset.dataset.drill
+    return drill.sample if drill else DEFAULT_DRILL_SAMPLE
+
+
+def _of_day(context: dg.AssetCheckExecutionContext, asset: TierAsset) -> dict[str, Any]:
+    """What to look at: the partition's day, or the newest good snapshot where there is none."""
+    arguments: dict[str, Any] = {"dataset": asset.dataset.key, "tier": asset.tier.name}
+    if context.has_partition_key:
+        return arguments | {"day": context.partition_key}
+    context.log.warning(
+        "no partition was chosen: the newest good snapshot is looked at, and the answer stands for"
+        " no day. From a job, give the run the tag dagster/partition."
+    )
+    return arguments
+
+
+def _day_said(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {key("day"): arguments["day"]} if "day" in arguments else {}
+
+
+def _run(
+    context: dg.AssetCheckExecutionContext,
+    wiring: Wiring,
+    verb: str,
+    arguments: Mapping[str, Any],
+) -> Any:
+    backups = wiring.resource_of(context)
+    try:
+        return backups.run(verb, arguments, now=wiring.now, log=context.log.info)
+    except BackupError as error:
+        raise failure(error) from None
+
+
+def _result(
+    asset: TierAsset, name: str, passed: bool, sentence: str, said: Mapping[str, Any]
+) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=asset.asset_key,
+        check_name=name,
+        passed=passed,
+        description=sentence,
+        metadata=dict(said),
+    )
+
+
+def verify_verdict(report: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+    """What a verify report comes to: passed, one sentence, metadata."""
+    coverage = float(report["coverage"])
+    said: dict[str, Any] = {
+        key("coverage"): coverage,
+        key("integrity"): float(report["integrity"]),
+        key("packs_checked"): int(report["packs_checked"]),
+        key("packs_total"): int(report["packs_total"]),
+        key("bytes_checked"): int(report["bytes_checked"]),
+        key("bytes_total"): int(report["bytes_total"]),
+        key("duration_s"): float(report["duration_s"]),
+    }
+    damage = report.get("damage") or []
+    if damage:
+        said[key("damage")] = _damage_table(damage)
+    read = f"{coverage:.0%} of {human_bytes(report['bytes_total'])} read back"
+    if report["ok"]:
+        return True, f"{read}; every byte is what was written", said
+    names = ", ".join(str(one.get("name")) for one in damage[:3])
+    return False, f"{read}; {len(damage)} damaged: {names}", said
+
+
+def drill_verdict(report: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+    """What a drill report comes to: passed, one sentence, metadata."""
+    mismatches = report.get("mismatches") or []
+    said: dict[str, Any] = {
+        key("files"): int(report["files"]),
+        key("bytes"): int(report["bytes"]),
+        key("coverage"): float(report["sample_fraction"]),
+        key("duration_s"): float(report["duration_s"]),
+        key("snapshot"): str(report["snapshot"]),
+        key("mismatch_count"): len(mismatches),
+    }
+    if report.get("rto_s") is not None:
+        said[key("rto_s")] = float(report["rto_s"])
+    if mismatches:
+        said[key("mismatches")] = dg.MetadataValue.json(list(mismatches[:SHOWN_DAMAGE]))
+    done = (
+        f"{report['files']} files, {human_bytes(report['bytes'])}, restored in"
+        f" {human_seconds(report['duration_s'])}"
+    )
+    if report["ok"]:
+        return True, f"{done} and equal to the manifest", said
+    return False, f"{done}; {len(mismatches)} differ from the manifest", said
+
+
+def _damage_table(damage: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    columns = [dg.TableColumn(name, "string") for name in ("name", "what", "snapshots")]
+    records = [
+        dg.TableRecord(
+            {
+                "name": str(one.get("name")),
+                "what": str(one.get("what")),
+                "snapshots": ", ".join(str(s)[:12] for s in one.get("snapshots") or ()),
+            }
+        )
+        for one in damage[:SHOWN_DAMAGE]
+    ]
+    return dg.MetadataValue.table(records, dg.TableSchema(columns))
+
+
+# -- the tier as a whole
+
+
+def _fresh(assets: Sequence[TierAsset], wiring: Wiring) -> dg.AssetChecksDefinition:
+    """One op for all tiers, so that the clock that asks it costs one short run."""
+    by_key = {asset.asset_key: asset for asset in assets}
+    description = "Is the newest good snapshot, by the time its source was read, within the RPO?"
+
+    @dg.multi_asset_check(
+        name=wiring.named(f"{FRESH}_check"),
+        specs=[check_spec(asset, FRESH, description, partitioned=False) for asset in assets],
+        required_resource_keys={wiring.resource},
+        can_subset=True,
+    )
+    def fresh(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        wanted = {check.asset_key for check in context.selected_asset_check_keys}
+        chosen = [asset for asset_key, asset in by_key.items() if asset_key in wanted]
+        only = {asset.dataset.key for asset in chosen}
+        arguments = {"dataset": only.pop()} if len(only) == 1 else {}
+        standings = _run(context, wiring, "status", arguments)
+        found = {(one["dataset"], one["tier"]): one for one in standings}
+        for asset in chosen:
+            standing = found[asset.dataset.key, asset.tier.name]
+            yield _result(asset, FRESH, *fresh_verdict(standing))
+
+    return fresh
+
+
+def fresh_verdict(standing: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+    """Whether a tier's newest good snapshot is young enough."""
+    said: dict[str, Any] = {
+        key("snapshots"): int(standing["snapshots"]),
+        key("missing_day_count"): len(standing["missing_days"]),
+        key("late_day_count"): len(standing["late_days"]),
+    }
+    age_s, rpo_s = standing.get("age_s"), standing.get("rpo_s")
+    if age_s is not None:
+        said[key("age_s")] = float(age_s)
+    if rpo_s is not None:
+        said[key("rpo_s")] = float(rpo_s)
+    if standing.get("error"):
+        return False, f"the store could not be asked: {standing['error']}", said
+    newest = standing.get("newest")
+    if newest is None:
+        first = "no good snapshot yet"
+    else:
+        moment = datetime.fromisoformat(newest["captured_at"])
+        said[key("captured_at")] = dg.MetadataValue.timestamp(moment)
+        said[key("snapshot")] = newest["id"]
+        first = f"the newest good snapshot was read {human_seconds(age_s or 0.0)} ago"
+    limit = "no RPO is set" if rpo_s is None else f"the RPO is {human_seconds(rpo_s)}"
+    return bool(standing["fresh"]), f"{first}; {limit}", said
+
+
+def _hours_covered(
+    assets: Sequence[TierAsset], wiring: Wiring, suffix: str
+) -> dg.AssetChecksDefinition:
+    by_key = {asset.asset_key: asset for asset in assets}
+    description = (
+        f"Has the day a good snapshot for {HOURS_NEEDED:.0%} of its hours? One good hour does not"
+        " make a good day, and one failed hour does not spoil it."
+    )
+
+    @dg.multi_asset_check(
+        name=wiring.named(f"{HOURS_COVERED}_check{suffix}"),
+        specs=[check_spec(one, HOURS_COVERED, description, partitioned=True) for one in assets],
+        required_resource_keys={wiring.resource},
+        can_subset=True,
+    )
+    def hours_covered(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        now = wiring.now or datetime.now(UTC)
+        zone = wiring.plan.zone
+        day = (
+            date.fromisoformat(context.partition_key)
+            if context.has_partition_key
+            else (now.astimezone(zone) - timedelta(days=1)).date()
+        )
+        begin, end = window(day, zone)
+        with wiring.resource_of(context).runner(now=wiring.now) as runner:
+            for check in context.selected_asset_check_keys:
+                asset = by_key[check.asset_key]
+                snapshots = runner.snapshots(asset.dataset.key, asset.tier.name)
+                captured = [one.captured_at for one in snapshots if one.status == "complete"]
+                verdict = hours_verdict(captured, begin, min(end, now))
+                yield _result(asset, HOURS_COVERED, *verdict)
+
+    return hours_covered
+
+
+def hours_verdict(
+    captured: Sequence[datetime], begin: datetime, end: datetime
+) -> tuple[bool, str, dict[str, Any]]:
+    """How many of a day's hours have a good snapshot.
+
+    Args:
+        captured: When the tier's good snapshots were read; those of other days are left out.
+        begin: When the day begins (UTC).
+        end: When it ends, or the present time in a day that is not over; only whole hours count.
+
+    Returns:
+        Passed, one sentence, metadata.
+    """
+    hour = timedelta(hours=1)
+    first = min(captured, default=begin)
+    if begin < first < end:
+        # Backups of this dataset began on this day: no hour before that was missed.
+        begin += int((first - begin) / hour) * hour
+    hours = max(0, int((end - begin) / hour))
+    covered = {int((moment - begin) / hour) for moment in captured if begin <= moment < end}
+    missing = [number for number in range(hours) if number not in covered]
+    count = hours - len(missing)
+    said: dict[str, Any] = {
+        key("hours_covered"): count,
+        key("hours"): hours,
+        key("snapshots"): sum(begin <= moment < end for moment in captured),
+    }
+    if missing:
+        said[key("missing_hours")] = dg.MetadataValue.json(
+            [(begin + number * hour).strftime("%H:%MZ") for number in missing]
+        )
+    passed = count >= ceil(HOURS_NEEDED * hours)
+    return passed, f"{count} of {hours} hours have a good snapshot", said

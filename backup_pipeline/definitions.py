@@ -1,0 +1,134 @@
+"""``build_backup_defs``: a plan as Dagster definitions."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from backup_pipeline.assets import build_backup_asset
+from backup_pipeline.checks import build_checks
+from backup_pipeline.engine.errors import UsageError
+from backup_pipeline.jobs import (
+    build_check_jobs,
+    build_drill_job,
+    build_restore_job,
+    build_sync_job,
+    group_by_tier,
+)
+from backup_pipeline.metadata import NAMESPACE
+from backup_pipeline.plan import Plan, load_plan
+from backup_pipeline.resources import Wiring, backup_resource
+from backup_pipeline.schedules import (
+    build_check_schedules,
+    build_drill_schedule,
+    build_tier_schedules,
+)
+from backup_pipeline.sensors import build_change_sensor
+from backup_pipeline.translator import BackupTranslator, Upstream, dataset_key, lay_out
+
+if TYPE_CHECKING:
+    from dagster_aws.s3 import S3Resource
+
+__all__ = ["build_backup_defs"]
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
+
+
+def build_backup_defs(
+    plan: Plan | str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    name: str = NAMESPACE,
+    translator: BackupTranslator | None = None,
+    upstream: Upstream | dg.Definitions = (),
+    external_assets: bool | Collection[str] = False,
+    s3: Mapping[str, S3Resource] | None = None,
+    clock: Callable[[], datetime] | None = None,
+    own_process: bool = True,
+) -> dg.Definitions:
+    """Everything that Dagster needs to keep a plan: assets, checks, jobs, schedules, a sensor.
+
+    The datasets themselves are only referred to by their keys, so they may be defined in this code
+    location, in another, or nowhere. A code location of the plan's own is best: a job over all
+    assets (``define_asset_job("all", "*")``) cannot load beside partitions of two cadences.
+
+    Args:
+        plan: The plan, its file, or its content.
+        name: Prefix of the names of jobs, schedules, sensors, pools and resources: letters, digits
+            and underscores. Two plans in one code location need two names.
+        translator: Says how a dataset's tier appears.
+        upstream: The datasets' own assets, or definitions that hold them, where they are at hand.
+            They are not defined again: it is only that where a dataset of slices has days (or
+            hours) in the plan's time zone, its days are then mapped one to one.
+        external_assets: Datasets that nobody defines as an asset, such as a directory that a
+            person fills: their keys, or True for all. Each becomes an external asset. Left out, a
+            key that nobody defines still shows in the graph, without a description; while a key
+            that is defined twice in one code location does not load. So the default is False.
+        s3: dagster-aws resources by the name of the store whose region, endpoint and credentials
+            they give, in place of the plan's.
+        clock: Tells the time (UTC, aware), for demonstrations and tests.
+        own_process: Whether the engine runs in a process of its own; without, it is slower on
+            large datasets and quicker to start.
+
+    Raises:
+        PlanError: The plan has mistakes; all are listed.
+        UsageError: An argument does not fit the plan.
+    """
+    if not isinstance(plan, Plan):
+        plan = load_plan(plan)
+    if not _NAME.match(name):
+        raise UsageError(f"{name!r} cannot be a prefix of names", "use letters, digits and _")
+    wiring = Wiring(plan, name, clock)
+    known = upstream.assets or () if isinstance(upstream, dg.Definitions) else upstream
+    assets = lay_out(plan, name=name, translator=translator, upstream=_with_specs(known))
+    tier_jobs = group_by_tier(assets, wiring)
+    check_jobs = build_check_jobs(assets, wiring)
+    drill = build_drill_job(assets, wiring)
+    sensor = build_change_sensor(tier_jobs, wiring)
+    return dg.Definitions(
+        assets=[
+            *(build_backup_asset(asset, wiring) for asset in assets),
+            *_external_specs(plan, external_assets),
+        ],
+        asset_checks=build_checks(assets, wiring),
+        jobs=[
+            *(tier.job for tier in tier_jobs),
+            *check_jobs.values(),
+            build_restore_job(wiring),
+            build_sync_job(assets, wiring),
+            drill,
+        ],
+        schedules=[
+            *build_tier_schedules(tier_jobs, wiring),
+            *build_check_schedules(check_jobs, wiring),
+            build_drill_schedule(assets, drill, wiring),
+        ],
+        sensors=[sensor] if sensor else [],
+        resources={wiring.resource: backup_resource(plan, s3=s3, own_process=own_process)},
+    )
+
+
+def _with_specs(assets: Any) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """Of what definitions may hold, what has specs to look at."""
+    return [one for one in assets if isinstance(one, dg.AssetsDefinition | dg.AssetSpec)]
+
+
+def _external_specs(plan: Plan, wanted: bool | Collection[str]) -> list[dg.AssetSpec]:
+    """Specs of the datasets that nobody defines."""
+    if isinstance(wanted, bool):
+        keys = list(plan.datasets) if wanted else []
+    else:
+        keys = [plan.dataset(key).key for key in wanted]
+    return [
+        dg.AssetSpec(
+            dataset_key(plan.datasets[key]),
+            description=f"Protected by the backup plan, from {plan.datasets[key].source.place}.",
+            group_name=plan.datasets[key].group,
+            kinds={plan.datasets[key].source.kind},
+        )
+        for key in keys
+    ]

@@ -1,0 +1,375 @@
+"""Jobs: a tier's backups, restore, drill, sync, and the two that only evaluate checks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from backup_pipeline.checks import (
+    COMPLETE,
+    FRESH,
+    HOURS_COVERED,
+    RESTORES,
+    drill_sample,
+    drill_verdict,
+)
+from backup_pipeline.engine.errors import BackupError, NotFound, UsageError
+from backup_pipeline.engine.progress import human_bytes, human_seconds
+from backup_pipeline.metadata import key
+from backup_pipeline.resources import Wiring, failure
+from backup_pipeline.sync import sync_tiers
+from backup_pipeline.translator import TierAsset
+
+__all__ = [
+    "DrillConfig",
+    "RestoreConfig",
+    "SyncConfig",
+    "TierJob",
+    "build_check_jobs",
+    "build_drill_job",
+    "build_restore_job",
+    "build_sync_job",
+    "group_by_tier",
+]
+
+RESTORE_PRIORITY = 100
+"""Somebody waits for a restore; backups have priority 0."""
+
+Job = dg.JobDefinition
+
+
+@dataclass(frozen=True)
+class TierJob:
+    """The job of a tier: one run backs up one dataset's day, or several datasets' same day.
+
+    Attributes:
+        name: The job's name.
+        assets: All datasets' assets of the tier that have the same days.
+        job: What schedules and the change sensor launch.
+    """
+
+    name: str
+    assets: Sequence[TierAsset]
+    job: Any
+
+
+def group_by_tier(assets: Sequence[TierAsset], wiring: Wiring) -> list[TierJob]:
+    """One job per tier; where a dataset's override gives it other days, those get one of their own.
+
+    A job's assets have to share their partitions. The first cadence that the plan gives a tier has
+    the plain name, so that a dataset added below does not rename it.
+    """
+    groups: dict[tuple[str, str], list[TierAsset]] = {}
+    for asset in assets:
+        groups.setdefault((asset.tier.name, repr(asset.partitions)), []).append(asset)
+    jobs: list[TierJob] = []
+    taken: set[str] = set()
+    for (tier, _), members in groups.items():
+        name = wiring.named(tier)
+        if name in taken:
+            name = f"{name}_{_cadence_word(members[0])}"
+        number = 2
+        while name in taken:
+            name, number = f"{name}_{number}", number + 1
+        taken.add(name)
+        jobs.append(TierJob(name, tuple(members), _tier_job(name, members)))
+    return jobs
+
+
+def _cadence_word(asset: TierAsset) -> str:
+    tier = asset.tier
+    return {"week": tier.weekday, "month": f"day_{tier.day_of_month}"}.get(tier.every) or (
+        f"every_{tier.every}" if asset.today else "closed_days"
+    )
+
+
+def _tier_job(name: str, assets: Sequence[TierAsset]) -> Any:
+    """Backups and their ``complete`` check; the expensive checks stay out of scheduled runs."""
+    keys = [asset.asset_key for asset in assets]
+    checks = [asset.check_key(COMPLETE) for asset in assets]
+    selection = dg.AssetSelection.assets(*keys).without_checks() | dg.AssetSelection.checks(*checks)
+    return dg.define_asset_job(
+        name,
+        selection,
+        description=f"Back up a day in tier `{assets[0].tier.name}`.",
+        # A scheduled run holds one dataset; a step process of its own would add seconds to it.
+        executor_def=dg.in_process_executor,
+    )
+
+
+def build_check_jobs(assets: Sequence[TierAsset], wiring: Wiring) -> dict[str, Any]:
+    """Jobs that only evaluate checks, by the check's name (and day set) that they evaluate."""
+    fresh = [asset.check_key(FRESH) for asset in assets]
+    jobs: dict[str, Any] = {
+        FRESH: dg.define_asset_job(
+            wiring.named(FRESH),
+            dg.AssetSelection.checks(*fresh),
+            description="Is every tier's newest good snapshot within its RPO?",
+            executor_def=dg.in_process_executor,
+        )
+    }
+    hourly = [asset.check_key(HOURS_COVERED) for asset in assets if asset.tier.every == "hour"]
+    if hourly:
+        jobs[HOURS_COVERED] = dg.define_asset_job(
+            wiring.named(HOURS_COVERED),
+            dg.AssetSelection.checks(*hourly),
+            description="Has the day of every hourly tier enough good hours? Give it a partition.",
+            executor_def=dg.in_process_executor,
+        )
+    return jobs
+
+
+# -- restore
+
+
+class RestoreConfig(dg.Config):
+    """What to restore, and where to. Day, time and snapshot each select; none takes the newest."""
+
+    dataset: str = Field(description="The dataset's key, such as vision/train_images.")
+    tier: str | None = Field(default=None, description="Look in this tier only.")
+    day: str | None = Field(default=None, description="The best snapshot of a day: YYYY-MM-DD.")
+    at: str | None = Field(
+        default=None, description="The newest snapshot read by then: 2026-11-22T14:30:00Z."
+    )
+    snapshot: str | None = Field(default=None, description="Id, or the beginning of it.")
+    to: str | None = Field(
+        default=None,
+        description="Directory on the machine of the run; a new one below the plan's scratch.",
+    )
+    include: list[str] = Field(default=[], description="Globs over paths; empty takes all.")
+    dry_run: bool = Field(default=False, description="Only say what would be written.")
+
+
+def build_restore_job(wiring: Wiring) -> Job:
+    """The restore job: typed configuration for the Launchpad, ahead of backups in the queue."""
+
+    @dg.op(name=wiring.named("restore_snapshot"), required_resource_keys={wiring.resource})
+    def restore_snapshot(context: dg.OpExecutionContext, config: RestoreConfig) -> None:
+        try:
+            plan = wiring.plan
+            plan.dataset(config.dataset)
+            target = config.to or str(_scratch_target(wiring, config, context.run_id))
+            arguments = config.model_dump() | {"to": target}
+            report = wiring.resource_of(context).run(
+                "restore", arguments, now=wiring.now, log=context.log.info
+            )
+        except BackupError as error:
+            raise failure(error) from None
+        context.log.info(_restore_sentence(config, report, target))
+        for notice in report.get("notices") or ():
+            context.log.warning(notice)
+        said = {key(name): report[name] for name in _RESTORE_SAID if report.get(name) is not None}
+        said[key("target")] = dg.MetadataValue.path(target)
+        context.add_output_metadata(said)
+        if not report["ok"]:
+            raise dg.Failure(
+                f"{len(report['damage'])} entries of {config.dataset} could not be restored",
+                metadata={key("damage"): dg.MetadataValue.json(report["damage"])},
+                allow_retries=False,
+            )
+
+    @dg.job(
+        name=wiring.named("restore"),
+        description="Restore a snapshot, or some files of it; fill in the Launchpad's form.",
+        tags={"dagster/priority": str(RESTORE_PRIORITY)},
+        executor_def=dg.in_process_executor,
+    )
+    def restore() -> None:
+        restore_snapshot()
+
+    return restore
+
+
+_RESTORE_SAID = (
+    "snapshot",
+    "entries",
+    "files",
+    "bytes",
+    "written_bytes",
+    "skipped_files",
+    "duration_s",
+    "speed_bytes_per_s",
+    "dry_run",
+)
+
+
+def _scratch_target(wiring: Wiring, config: RestoreConfig, run_id: str) -> Path:
+    scratch = wiring.plan.scratch
+    if scratch is None:
+        raise UsageError(
+            "the restore names no directory and the plan has no scratch",
+            "give `to` in the run's config, or `scratch: file:///path` in the plan",
+        )
+    return scratch.path() / config.dataset.replace("/", "-") / run_id[:8]
+
+
+def _restore_sentence(config: RestoreConfig, report: dict[str, Any], target: str) -> str:
+    verb = "would restore" if config.dry_run else "restored"
+    return (
+        f"{verb} {report['files']} files, {human_bytes(report['bytes'])}, of {config.dataset} to"
+        f" {target} in {human_seconds(report['duration_s'])}"
+    )
+
+
+# -- drill
+
+
+class DrillConfig(dg.Config):
+    """What to drill; empty means all, at their newest good snapshots."""
+
+    datasets: list[str] = Field(default=[], description="Keys of datasets; empty takes all.")
+    tier: str | None = Field(default=None, description="One tier only.")
+    day: str | None = Field(default=None, description="A day; else the newest good snapshot.")
+    sample: str | None = Field(default=None, description="Such as 5%; else as the policy says.")
+
+
+def build_drill_job(assets: Sequence[TierAsset], wiring: Wiring) -> Job:
+    """The drill job: restores samples to scratch and reports ``restores`` for their days."""
+
+    @dg.op(name=wiring.named("drill_tiers"), required_resource_keys={wiring.resource})
+    def drill_tiers(context: dg.OpExecutionContext, config: DrillConfig) -> None:
+        backups = wiring.resource_of(context)
+        failed: list[str] = []
+        done = 0
+        try:
+            chosen = _drilled(assets, config, wiring)
+        except UsageError as error:
+            raise failure(error) from None
+        for asset in chosen:
+            place = f"{asset.dataset.key} in tier {asset.tier.name}"
+            try:
+                sentence, passed = _drill_one(context, backups, asset, config, wiring)
+            except NotFound as error:
+                context.log.info(f"{place}: nothing to drill: {error.message}")
+                continue
+            except BackupError as error:
+                sentence, passed = str(error), False
+            done += 1
+            context.log.log("INFO" if passed else "ERROR", f"{place}: {sentence}")
+            if not passed:
+                failed.append(f"{place}: {sentence}")
+        context.add_output_metadata({key("drills"): done, key("failed_drills"): len(failed)})
+        if failed:
+            raise dg.Failure("\n".join(failed), allow_retries=False)
+
+    @dg.job(
+        name=wiring.named("drill"),
+        description="Restore samples to scratch, compare them with the manifest, and time it.",
+        executor_def=dg.in_process_executor,
+    )
+    def drill() -> None:
+        drill_tiers()
+
+    return drill
+
+
+def _drilled(assets: Sequence[TierAsset], config: DrillConfig, wiring: Wiring) -> list[TierAsset]:
+    for dataset in config.datasets:
+        wiring.plan.dataset(dataset)
+    return [
+        asset
+        for asset in assets
+        if (not config.datasets or asset.dataset.key in config.datasets)
+        and (config.tier is None or asset.tier.name == config.tier)
+    ]
+
+
+def _drill_one(
+    context: dg.OpExecutionContext,
+    backups: Any,
+    asset: TierAsset,
+    config: DrillConfig,
+    wiring: Wiring,
+) -> tuple[str, bool]:
+    day = date.fromisoformat(config.day) if config.day else None
+    with backups.runner(now=wiring.now) as runner:
+        _, snapshot = runner.find(asset.dataset.key, tier=asset.tier.name, day=day)
+    report = backups.run(
+        "drill",
+        {
+            "dataset": asset.dataset.key,
+            "tier": asset.tier.name,
+            "snapshot": snapshot.id,
+            "sample": config.sample or drill_sample(asset),
+        },
+        now=wiring.now,
+        log=context.log.info,
+    )
+    passed, sentence, said = drill_verdict(report)
+    context.instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(
+            asset_key=asset.asset_key,
+            check_name=RESTORES,
+            passed=passed,
+            description=sentence,
+            metadata=said,
+            partition=snapshot.day.isoformat(),
+        )
+    )
+    return sentence, passed
+
+
+def drills_due(assets: Sequence[TierAsset], day: date) -> list[str]:
+    """Keys of the datasets whose drills fall on a day: daily, on Saturdays, or on the first.
+
+    Each dataset's drill comes around on the cadence that its policy gives.
+    """
+    saturday, first = day.weekday() == 5, day.day == 1
+    on_this_day = {"day": True, "week": saturday, "month": first}
+    due = {
+        asset.dataset.key
+        for asset in assets
+        if asset.dataset.drill and on_this_day[asset.dataset.drill.every]
+    }
+    return [key for key in dict.fromkeys(asset.dataset.key for asset in assets) if key in due]
+
+
+# -- sync
+
+
+class SyncConfig(dg.Config):
+    """What to look at; empty means all."""
+
+    datasets: list[str] = Field(default=[], description="Keys of datasets; empty takes all.")
+    expired: bool = Field(
+        default=True, description="Report days that the log has and the store no longer has."
+    )
+
+
+def build_sync_job(assets: Sequence[TierAsset], wiring: Wiring) -> Job:
+    """The sync job: the stores' snapshots, told to the event log."""
+
+    @dg.op(name=wiring.named("sync_log"), required_resource_keys={wiring.resource})
+    def sync_log(context: dg.OpExecutionContext, config: SyncConfig) -> None:
+        chosen = [
+            one for one in assets if not config.datasets or one.dataset.key in config.datasets
+        ]
+        with wiring.resource_of(context).runner(now=wiring.now) as runner:
+            report = sync_tiers(context.instance, chosen, runner.snapshots, expired=config.expired)
+        context.log.info(report.sentence())
+        context.add_output_metadata(
+            {
+                key("reported"): report.reported,
+                key("known"): report.known,
+                key("expired"): report.expired,
+            }
+        )
+        if report.errors:
+            raise dg.Failure("\n".join(report.errors))
+
+    @dg.job(
+        name=wiring.named("sync"),
+        description=(
+            "Tell the event log what the stores hold: snapshots made by the command line, or all of"
+            " them after Dagster's database was lost."
+        ),
+        executor_def=dg.in_process_executor,
+    )
+    def sync() -> None:
+        sync_log()
+
+    return sync
