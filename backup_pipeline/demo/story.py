@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -176,8 +177,7 @@ def _live_through(play: _Play, day: date) -> None:
     if yesterday < play.days.days[0]:
         return
     _back_up(play, "local", (SLICE,), yesterday)
-    if yesterday != play.days.missed:
-        _back_up(play, "cloud", (SLICE,), yesterday)
+    _back_up(play, "cloud", (SLICE,), yesterday)
     if yesterday == play.days.sunday:
         _back_up(play, "cloud", WHOLE, yesterday)
     if yesterday == play.days.first:
@@ -204,6 +204,7 @@ def _backfill(play: _Play) -> None:
     run = play.stage.back_up("local", (SLICE,), slice_day)
     _expect(run, f"the exact backfill of {SLICE} for {slice_day}")
     _tally(play, run)
+    _expect(play.stage.back_up("cloud", (SLICE,), slice_day), f"copying {SLICE} of {slice_day}")
     timing = next(iter(run.materializations.values())).get("backup/timing")
     if timing != "exact":
         raise DemoFailed(f"the backfill of {SLICE} for {slice_day} is marked {timing}, not exact")
@@ -213,7 +214,8 @@ def _backfill(play: _Play) -> None:
     if run.ok:
         raise DemoFailed(f"today's training data was passed off as that of {missed}")
     say(f"Backfill of the training data of {missed}: refused, as nothing holds that day any more:")
-    say("\n".join(f"    {line}" for line in run.error.splitlines()[:3]))
+    for line in run.error.splitlines():
+        say(textwrap.fill(line, 96, initial_indent="    ", subsequent_indent="    "))
 
 
 def _check_everything(play: _Play) -> None:
@@ -300,7 +302,7 @@ def _restore(
 ) -> float:
     """What a user would type, in a process of its own; returns how long it took, in seconds."""
     command = [
-        *(sys.executable, "-m", "backup_pipeline.cli", "restore"),
+        *(sys.executable, "-m", "backup_pipeline", "restore"),
         *("--store", url, "--dataset", dataset, "--day", day.isoformat()),
         *("--key-file", str(root / KEY_FILE), "--to", str(target)),
     ]
