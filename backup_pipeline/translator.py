@@ -268,9 +268,10 @@ def _partitions_by_key(
 
 
 def _with_store(kinds: set[str], plan: Plan, tier: Tier) -> set[str]:
-    """Adds the store's scheme, where Dagster's limit of three kinds leaves room."""
+    """Adds the store's kind, where Dagster's limit of three leaves room."""
     scheme = urlsplit(plan.stores[tier.store].display_url).scheme
-    return {*kinds, scheme} if scheme and len(kinds) < 3 else kinds
+    kind = {"file": "disk"}.get(scheme, scheme)
+    return {*kinds, kind} if kind and len(kinds) < 3 else kinds
 
 
 def _group(dataset: Dataset) -> str:
