@@ -148,14 +148,16 @@ def _days(start: date) -> list[date]:
 
 
 def _open_dagster(root: Path, port: int) -> int:
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "backup_pipeline.demo.defs"]
+    # Dagster would else greet every newcomer with a warning about its own next command line.
+    program = [sys.executable, "-W", "ignore", "-m", "dagster", "dev"]
+    command = [*program, "-m", "backup_pipeline.demo.defs"]
     environ = {
         **os.environ,
         "DAGSTER_HOME": str(root / "dagster_home"),
         DIRECTORY_VARIABLE: str(root),
     }
     with subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port)], env=environ
+        [*command, "--host", "127.0.0.1", "--port", str(port)], env=environ, cwd=root
     ) as server:
         try:
             return server.wait()
