@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from backup_pipeline.runner.bare import StoreReader
+from backup_pipeline.runner.days import describe_days
 from backup_pipeline.runner.door import backup
 from backup_pipeline.runner.finding import parse_time, utc_now
 from backup_pipeline.runner.reading import Reader, parse_share
@@ -16,6 +17,7 @@ __all__ = [
     "StoreReader",
     "TierStatus",
     "backup",
+    "describe_days",
     "parse_share",
     "parse_time",
     "utc_now",

@@ -46,6 +46,7 @@ class Finder(ABC):
     """Finds snapshots over whatever places a subclass knows.
 
     Attributes:
+        zone: The time zone of days and of times without an offset.
         notices: What the user should know beside a verb's answer; grows, and callers may clear it.
     """
 
@@ -59,7 +60,7 @@ class Finder(ABC):
     ) -> None:
         self.notices: list[str] = []
         self._stores = stores
-        self._zone = zone
+        self.zone = zone
         self._report = report
         self._clock = clock
 
@@ -243,5 +244,5 @@ class Finder(ABC):
             except ValueError as error:
                 raise UsageError(f"{words} is no day: {error}") from None
         if "T" in words:
-            return self.find(dataset, tier=tier, at=parse_time(words, self._zone))
+            return self.find(dataset, tier=tier, at=parse_time(words, self.zone))
         return self.find(dataset, tier=tier, snapshot=words)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from backup_pipeline.engine.keys import Secret
     from backup_pipeline.engine.progress import Report
     from backup_pipeline.engine.repository import Repository
+    from backup_pipeline.engine.store import Probe
     from backup_pipeline.plan import Dataset, Plan, Tier
     from backup_pipeline.sources.base import Source
 
@@ -113,6 +114,28 @@ class PlanReader(Reader):
             return self._stores.repository(rules.store, spec.key)
 
         return Place(spec.key, rules.name, self.plan.stores[rules.store].display_url, find)
+
+    def probe(self, store: str) -> Probe:
+        """Try a store out; raises where it cannot be reached."""
+        return self._stores.store(store).probe()
+
+    def unlock(self, store: str) -> None:
+        """Open a store with the plan's keys.
+
+        Raises:
+            NotFound: Nothing of ours is there.
+            WrongKey: None of the keys opens it.
+        """
+        self._stores.unlocked(store)
+
+    def source(self, dataset: str, day: date | None = None) -> Source:
+        """A dataset's source, opened; nothing is read yet.
+
+        Args:
+            dataset: The dataset's key.
+            day: The slice's day; default: the newest closed day.
+        """
+        return self._source(self.plan.dataset(dataset), day or self.last_closed_day())
 
     # -- days
 

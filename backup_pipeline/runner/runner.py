@@ -332,7 +332,7 @@ class Runner(PlanReader):
             to_tier: The tier that will hold it.
             day: The day whose best good snapshot is copied; default: the newest good one.
             snapshot: Its id, instead of a day.
-            kind: As ``backup`` takes it.
+            kind: As ``backup`` takes it; a new snapshot is then made in any case.
             force: Copy although the tier has an equally good snapshot of the day, or although the
                 snapshot is incomplete.
 
@@ -352,7 +352,8 @@ class Runner(PlanReader):
                 "back the day up again, or copy it all the same with --force",
             )
         task = _Task(spec, rules, found.day, kind, force)
-        present = None if force else self._present(task)
+        # Who asks for a kind asks for a new snapshot: it puts a damaged one right.
+        present = None if force or kind else self._present(task)
         if present is not None and rank(present) >= rank(found):
             return self._kept(present)
         return self._copy(task, _Donor(repository, found))

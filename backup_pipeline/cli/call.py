@@ -1,0 +1,222 @@
+"""One call of the command line: what it was asked for, what it reads, and how it answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backup_pipeline.cli.progress import ProgressDisplay
+from backup_pipeline.engine.errors import UsageError
+
+if TYPE_CHECKING:
+    from backup_pipeline.engine.keys import Secret
+    from backup_pipeline.plan import Plan
+    from backup_pipeline.runner import Reader, Runner
+
+__all__ = ["PASSPHRASE_VARIABLE", "PLAN_VARIABLE", "Call"]
+
+PLAN_VARIABLE = "BACKUP_PLAN"
+PASSPHRASE_VARIABLE = "BACKUP_PASSPHRASE"
+DEFAULT_PLAN = "backup.yaml"
+
+
+@dataclass(slots=True)
+class Call:
+    """The options that verbs share, and what follows from them.
+
+    Attributes:
+        json: Whether to answer with one JSON document.
+        plan_file: The plan's file, where it was named.
+        store: A store's URL instead of a plan.
+        dataset: The dataset's key, as argument or option.
+        key_file: A file that holds the store's key.
+        encryption: ``none`` to read a store that was made without encryption.
+        endpoint: S3 endpoint of the store.
+        region: S3 region of the store.
+        debug: Whether to show the traceback of an unexpected error.
+    """
+
+    json: bool = False
+    plan_file: str | None = None
+    store: str | None = None
+    dataset: str | None = None
+    key_file: str | None = None
+    encryption: str | None = None
+    endpoint: str | None = None
+    region: str | None = None
+    debug: bool = False
+    progress: ProgressDisplay = field(default_factory=ProgressDisplay)
+    _reader: Reader | None = None
+
+    # -- what is read
+
+    def plan(self) -> Plan:
+        """The plan: named, or in BACKUP_PLAN, or ./backup.yaml.
+
+        Raises:
+            UsageError: There is none, or a store was named instead.
+            PlanError: It has mistakes.
+        """
+        from backup_pipeline.plan import load_plan
+
+        return load_plan(self.plan_path())
+
+    def plan_path(self) -> str:
+        """The plan's file; raises as ``plan`` does."""
+        if self.store is not None:
+            raise UsageError(
+                "this verb needs a plan; a store alone can be read, not written",
+                "give --plan FILE instead of --store",
+            )
+        named = self.plan_file or os.environ.get(PLAN_VARIABLE)
+        if named is None and Path(DEFAULT_PLAN).is_file():
+            named = DEFAULT_PLAN
+        if named is None:
+            raise UsageError(
+                "no plan is given",
+                f"give --plan FILE, set {PLAN_VARIABLE}, or run where {DEFAULT_PLAN} is; to read"
+                " a store without a plan, give --store URL",
+            )
+        return named
+
+    def runner(self) -> Runner:
+        """A runner of the plan, for verbs that write too."""
+        from backup_pipeline.runner import Runner
+
+        runner = Runner(self.plan(), report=self.progress)
+        self._reader = runner
+        return runner
+
+    def reader(self) -> Reader:
+        """A reader of the plan's tiers, or of the one store that was named."""
+        if self.store is None:
+            self._refuse_store_options()
+            return self.runner()
+        if self.plan_file is not None:
+            raise UsageError("a plan and a store are both given", "give --plan or --store")
+        from backup_pipeline.runner import Runner
+
+        url = {"url": self._store_url(), "endpoint": self.endpoint, "region": self.region}
+        options = {name: value for name, value in url.items() if value is not None}
+        self._reader = Runner.for_store(
+            options, self.dataset, self._secrets(), report=self.progress
+        )
+        return self._reader
+
+    def _refuse_store_options(self) -> None:
+        given = {
+            "--key-file": self.key_file,
+            "--encryption": self.encryption,
+            "--endpoint": self.endpoint,
+            "--region": self.region,
+        }
+        for name, value in given.items():
+            if value is not None:
+                raise UsageError(
+                    f"{name} belongs to --store; a plan names its own stores and keys",
+                    "leave it out, or give --store URL",
+                )
+
+    def _store_url(self) -> str:
+        assert self.store is not None
+        return self.store if "://" in self.store else str(Path(self.store).absolute())
+
+    def _secrets(self) -> list[Secret]:
+        from backup_pipeline.engine.keys import PLAINTEXT, Passphrase, parse_key_file
+
+        passphrase = os.environ.get(PASSPHRASE_VARIABLE)
+        if self.encryption == "none":
+            return [PLAINTEXT]
+        found: list[Secret] = []
+        if self.key_file is not None:
+            try:
+                text = Path(self.key_file).read_bytes()
+            except OSError as error:
+                raise UsageError(f"cannot read {self.key_file}: {error.strerror}") from None
+            found.append(parse_key_file(text, self.key_file))
+        if passphrase:
+            found.append(Passphrase(os.fsencode(passphrase)))
+        return found or [PLAINTEXT]
+
+    def wanted(self, reader: Reader) -> str:
+        """The one dataset that the verb is about: as named, or the only one there is.
+
+        Raises:
+            UsageError: None is named and there are several.
+        """
+        if self.dataset is not None:
+            return self.dataset
+        known = reader.datasets()
+        if len(known) == 1:
+            return known[0]
+        how = "--dataset KEY" if self.store else "DATASET"
+        raise UsageError(f"which dataset? give {how}", f"there are {', '.join(known) or 'none'}")
+
+    # -- how it answers
+
+    def say(self, text: str) -> None:
+        """One line for people; nothing under --json."""
+        if not self.json:
+            self.progress.clear()
+            print(text)
+
+    def notice(self, text: str) -> None:
+        """One line beside the answer, on standard error."""
+        self.progress.clear()
+        print(f"note: {text}", file=sys.stderr)
+
+    def answer(self, document: Any, show: Callable[[], None]) -> None:
+        """Give the verb's answer: as JSON where it was asked for, else as ``show`` prints it."""
+        self.progress.close()
+        if self._reader is not None:
+            for text in self._reader.notices:
+                self.notice(text)
+        if self.json:
+            print(json.dumps(document, indent=2, default=_plain))
+        else:
+            show()
+
+    def answer_each(self, items: Iterable[Any], show: Callable[[Any], str]) -> int:
+        """Give a long list as it comes: a JSON array, or one line each.
+
+        Returns:
+            How many there were.
+        """
+        count = 0
+        for count, item in enumerate(items, 1):
+            if self.json:
+                head = "[\n  " if count == 1 else ",\n  "
+                sys.stdout.write(head + json.dumps(item.to_json(), default=_plain))
+            else:
+                sys.stdout.write(show(item) + "\n")
+        self.progress.close()
+        if self.json:
+            sys.stdout.write("\n]\n" if count else "[]\n")
+        if self._reader is not None:
+            for text in self._reader.notices:
+                self.notice(text)
+        return count
+
+    def close(self) -> None:
+        """Let go of stores and of the progress display."""
+        self.progress.close()
+        if self._reader is not None:
+            self._reader.close()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -1,0 +1,210 @@
+"""The verbs that list: snapshots, ls, diff and status."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from backup_pipeline.cli.call import Call
+from backup_pipeline.cli.options import AT, DAY, INCLUDE, SNAPSHOT, TIER, day_or_none, verb
+
+if TYPE_CHECKING:
+    from backup_pipeline.engine.manifest import Entry
+    from backup_pipeline.engine.operations.diff import Change
+    from backup_pipeline.runner import TierStatus
+
+__all__ = ["diff", "ls", "snapshots", "status"]
+
+_MARKS = {"added": "+", "deleted": "-", "changed": "M", "metadata": "m"}
+
+
+@verb(bare=True)
+@TIER
+@DAY
+def snapshots(call: Call, tier: str | None, day: datetime | None) -> int:
+    """List snapshots.
+
+    Without a dataset: those of all datasets of the plan or the store.
+    """
+    from backup_pipeline.cli.tables import count, moment, print_table
+    from backup_pipeline.engine.progress import human_bytes
+
+    with call.reader() as reader:
+        found = [
+            snapshot
+            for snapshot in reader.snapshots(call.dataset, tier)
+            if day is None or snapshot.day == day.date()
+        ]
+        zone = reader.zone
+
+        def show() -> None:
+            rows = [
+                (
+                    one.id[:12],
+                    one.dataset,
+                    one.tier,
+                    one.day,
+                    one.kind,
+                    one.timing,
+                    moment(one.captured_at, zone),
+                    f"{one.files:,}",
+                    human_bytes(one.bytes),
+                    human_bytes(one.stored_bytes),
+                    one.status,
+                )
+                for one in found
+            ]
+            headings = "id dataset tier day kind timing read >files >bytes >stored status"
+            if rows:
+                print_table(headings.split(), rows)
+            print(count(len(rows), "snapshot"))
+
+        call.answer([one.to_json() for one in found], show)
+    return 0
+
+
+@verb(bare=True)
+@TIER
+@DAY
+@AT
+@SNAPSHOT
+@INCLUDE
+def ls(
+    call: Call,
+    tier: str | None,
+    day: datetime | None,
+    at: str | None,
+    snapshot: str | None,
+    include: tuple[str, ...],
+) -> int:
+    """List what a snapshot holds.
+
+    Without a selector: the newest good snapshot.
+    """
+    from backup_pipeline.runner import parse_time
+
+    with call.reader() as reader:
+        entries = reader.ls(
+            call.wanted(reader),
+            tier=tier,
+            day=day_or_none(day),
+            at=parse_time(at, reader.zone) if at else None,
+            snapshot=snapshot,
+            include=include,
+        )
+        call.answer_each(entries, _entry_line)
+    return 0
+
+
+def _entry_line(entry: Entry) -> str:
+    said = entry.to_json()
+    time = ""
+    if entry.mtime_ns is not None:
+        time = f"{datetime.fromtimestamp(entry.mtime_ns // 10**9, UTC):%Y-%m-%d %H:%M:%S}"
+    link = f" -> {said['link_target']}" if said["link_target"] is not None else ""
+    state = "" if entry.state == "good" else f"  [{entry.state}]"
+    slash = "/" if entry.type == "directory" else ""
+    mode = said["mode"] or "-"
+    return f"{mode:>6} {entry.size:>14,} {time:>19} {said['path']}{slash}{link}{state}"
+
+
+@verb(bare=True, dataset=False)
+@click.argument("words", nargs=-1, metavar="[DATASET] [A [B]]")
+@TIER
+def diff(call: Call, words: tuple[str, ...], tier: str | None) -> int:
+    """Say what differs between two snapshots.
+
+    A and B are ids, days, ISO times or `latest`; `cloud:2026-11-22` names the tier too. Without B,
+    the newest good snapshot; without both, it and the one before it.
+    """
+    with call.reader() as reader:
+        named = list(words)
+        if named and (call.dataset is None or named[0] == call.dataset):
+            call.dataset = named.pop(0)
+        if len(named) > 2:
+            raise click.UsageError(f"two snapshots are compared, not {len(named)}")
+        a, b = [*named, None, None][:2]
+        changes = reader.diff(call.wanted(reader), a, b, tier=tier)
+        if not call.answer_each(changes, _change_line):
+            call.say("no difference")
+    return 0
+
+
+def _change_line(change: Change) -> str:
+    before = "" if change.old_bytes is None else f"{change.old_bytes:,}"
+    after = "" if change.new_bytes is None else f"{change.new_bytes:,}"
+    sizes = f"{before} -> {after}" if before and after and before != after else after or before
+    return f"{_MARKS.get(change.change, '?')} {change.to_json()['path']}  {sizes}"
+
+
+@verb(bare=False)
+@TIER
+@click.option(
+    "--dagster/--no-dagster",
+    default=None,
+    help="Ask the Dagster instance too; default: where DAGSTER_HOME is set.",
+)
+def status(call: Call, tier: str | None, dagster: bool | None) -> int:
+    """Say how every dataset stands in every tier.
+
+    Exit code 1 where a tier is older than its RPO, or could not be asked.
+    """
+    import os
+
+    from backup_pipeline.doctor import look_at_instance
+
+    with call.runner() as runner:
+        tiers = runner.status(call.dataset, tier)
+        if dagster is None:
+            dagster = bool(os.environ.get("DAGSTER_HOME"))
+        findings = list(look_at_instance(runner.plan)) if dagster else []
+        good = all(one.fresh for one in tiers)
+        document = {
+            "fresh": good,
+            "tiers": [one.to_json() for one in tiers],
+            "dagster": [one.to_json() for one in findings] if dagster else None,
+        }
+
+        def show() -> None:
+            _show_status(tiers)
+            for finding in findings:
+                if finding.level != "good":
+                    print(finding.line())
+
+        call.answer(document, show)
+    return 0 if good else 1
+
+
+def _show_status(tiers: list[TierStatus]) -> None:
+    from backup_pipeline.cli.tables import print_table
+    from backup_pipeline.engine.progress import human_bytes, human_seconds
+    from backup_pipeline.runner import describe_days
+
+    def age(one: TierStatus) -> str:
+        if one.newest is None or one.age_s is None:
+            return "never"
+        return human_seconds(max(0.0, one.age_s))
+
+    rows: list[tuple[Any, ...]] = [
+        (
+            one.dataset,
+            one.tier,
+            "fresh" if one.fresh else "STALE" if one.error is None else "UNKNOWN",
+            age(one),
+            "–" if one.rpo_s is None else human_seconds(one.rpo_s),
+            one.snapshots,
+            human_bytes(one.stored_bytes),
+            len(one.missing_days),
+            len(one.late_days),
+        )
+        for one in tiers
+    ]
+    headings = "dataset tier state >age >rpo >snapshots >stored >missing >late"
+    print_table(headings.split(), rows)
+    for one in tiers:
+        if one.error is not None:
+            print(f"{one.dataset} in {one.tier}: {one.error}")
+        if one.missing_days:
+            print(f"{one.dataset} in {one.tier} lacks {describe_days(one.missing_days)}")

@@ -1,0 +1,213 @@
+"""The verbs that read stored bytes back: restore and verify."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from backup_pipeline.cli.call import Call
+from backup_pipeline.cli.options import AT, DAY, INCLUDE, SNAPSHOT, TIER, day_or_none, verb
+from backup_pipeline.engine.errors import BackupError, NotFound
+
+if TYPE_CHECKING:
+    from backup_pipeline.engine.operations.restore import RestoreReport
+    from backup_pipeline.engine.operations.verify import VerifyReport
+    from backup_pipeline.runner import Reader
+
+__all__ = ["restore", "verify"]
+
+SHOWN_LINES = 20
+
+
+@verb(bare=True)
+@click.option("--to", metavar="DIR", help="The directory to restore to; made if need be.")
+@TIER
+@DAY
+@AT
+@SNAPSHOT
+@INCLUDE
+@click.option("--dry-run", is_flag=True, help="Only say what would be written.")
+def restore(
+    call: Call,
+    to: str | None,
+    tier: str | None,
+    day: datetime | None,
+    at: str | None,
+    snapshot: str | None,
+    include: tuple[str, ...],
+    dry_run: bool,
+) -> int:
+    """Restore a snapshot, or some of its files.
+
+    Without a selector: the newest good snapshot. Files that are there and right are kept, so an
+    interrupted restore goes on where it stopped; what is there besides stays.
+    """
+    from backup_pipeline.runner import parse_time
+
+    if to is None:
+        raise click.UsageError("restore needs --to DIR")
+    with call.reader() as reader:
+        report = reader.restore(
+            call.wanted(reader),
+            to,
+            tier=tier,
+            day=day_or_none(day),
+            at=parse_time(at, reader.zone) if at else None,
+            snapshot=snapshot,
+            include=include,
+            dry_run=dry_run,
+        )
+        reader.notices.clear()  # the report has them
+        call.answer(report.to_json(), lambda: _show_restore(report))
+    return 0 if report.ok else 1
+
+
+def _show_restore(report: RestoreReport) -> None:
+    from backup_pipeline.cli.tables import count
+    from backup_pipeline.engine.progress import human_bytes, human_seconds
+
+    what = f"{report.dataset} of {report.day} (snapshot {report.snapshot[:12]}, {report.tier})"
+    size = f"{count(report.files, 'file')}, {human_bytes(report.bytes)}"
+    if report.dry_run:
+        print(f"would restore {what} to {report.target}: {size}")
+    else:
+        print(f"restored {what} to {report.target}: {size} in {human_seconds(report.duration_s)}")
+    verb = "to write" if report.dry_run else "written"
+    print(
+        f"  {verb}: {count(report.written_files, 'file')}, {human_bytes(report.written_bytes)};"
+        f" already right: {count(report.skipped_files, 'file')};"
+        f" replaced: {count(report.replaced_files, 'file')}"
+    )
+    for notice in report.notices[:SHOWN_LINES]:
+        print(f"  note: {notice}")
+    if report.ok:
+        return
+    print(f"  NOT RESTORED: {count(report.damage_count, 'entry', 'entries')}")
+    for one in report.damage[:SHOWN_LINES]:
+        print(f"    {one['path']}: {one['reason']}")
+    print("  another tier may have them whole: try the same with --tier")
+
+
+@verb(bare=True)
+@TIER
+@DAY
+@SNAPSHOT
+@click.option(
+    "--read-data",
+    metavar="all|N%",
+    default="all",
+    show_default=True,
+    help="How much of the stored content to read back.",
+)
+def verify(
+    call: Call, tier: str | None, day: datetime | None, snapshot: str | None, read_data: str
+) -> int:
+    """Compare what is stored with its digests.
+
+    Without a dataset: all of them. Without --tier: every tier. With --day or --snapshot: only what
+    that snapshot needs.
+    """
+    from backup_pipeline.runner import parse_share
+
+    parse_share(read_data)
+    reports: list[VerifyReport] = []
+    failures: list[tuple[str, str, BackupError]] = []
+    with call.reader() as reader:
+        for key, name in _wanted_tiers(call, reader, tier, selected=snapshot is not None):
+            try:
+                reports.append(
+                    reader.verify(
+                        key,
+                        tier=name,
+                        day=day_or_none(day),
+                        snapshot=snapshot,
+                        read_data=read_data,
+                    )
+                )
+            except NotFound:
+                # A tier that has nothing yet is no failure, unless it was asked for by name.
+                if tier is not None or snapshot is not None:
+                    raise
+            except BackupError as error:
+                failures.append((key, name or "", error))
+        if not reports and not failures:
+            raise NotFound(
+                "there is nothing to verify" + (f" of {day.date()}" if day else ""),
+                "list what there is with `backup-pipeline snapshots`",
+            )
+        call.answer(_document(reports, failures), lambda: _show_verify(reports, failures))
+    if not all(report.ok for report in reports):
+        return 1
+    return max((error.exit_code for _, _, error in failures), default=0)
+
+
+def _wanted_tiers(
+    call: Call, reader: Reader, tier: str | None, *, selected: bool
+) -> list[tuple[str, str | None]]:
+    """Pairs of dataset and tier to look at; None for the tier where a snapshot's id tells it."""
+    if selected:
+        return [(call.wanted(reader), tier)]
+    wanted = [call.dataset] if call.dataset else reader.datasets()
+    pairs: list[tuple[str, str | None]] = []
+    for key in wanted:
+        places = reader.places(key, tier) if call.dataset else reader.places(key)
+        pairs += [(key, place.tier) for place in places if tier in (None, place.tier)]
+    return pairs
+
+
+def _document(
+    reports: list[VerifyReport], failures: list[tuple[str, str, BackupError]]
+) -> dict[str, Any]:
+    """Sums over the tiers, and each tier's own report."""
+    sums = {
+        name: sum(getattr(report, name) for report in reports)
+        for name in (
+            "snapshots",
+            "packs_total",
+            "packs_checked",
+            "bytes_total",
+            "bytes_checked",
+            "damage_count",
+        )
+    }
+    total = sums["bytes_total"]
+    return {
+        "ok": all(report.ok for report in reports) and not failures,
+        **sums,
+        "coverage": sums["bytes_checked"] / total if total else 1.0,
+        "integrity": min((report.integrity for report in reports), default=0.0),
+        "damage": [one for report in reports for one in report.damage],
+        "tiers": [report.to_json() for report in reports],
+        "errors": [
+            {"dataset": key, "tier": tier, "message": error.message, "hint": error.hint}
+            for key, tier, error in failures
+        ],
+    }
+
+
+def _show_verify(reports: list[VerifyReport], failures: list[tuple[str, str, BackupError]]) -> None:
+    from backup_pipeline.cli.tables import count, share
+    from backup_pipeline.engine.progress import human_bytes, human_seconds
+
+    for report in reports:
+        state = "good" if report.ok else "DAMAGED"
+        print(
+            f"{report.dataset} in {report.tier}: {state}, {count(report.snapshots, 'snapshot')},"
+            f" {report.packs_checked} of {count(report.packs_total, 'pack')} read"
+            f" ({share(report.coverage)} of {human_bytes(report.bytes_total)})"
+            f" in {human_seconds(report.duration_s)}"
+        )
+        for one in report.damage[:SHOWN_LINES]:
+            print(f"  {one['name']}: {one['what']}")
+            needed = ", ".join(name[:12] for name in one.get("snapshots", ())[:SHOWN_LINES])
+            if needed:
+                print(f"    needed by {needed}")
+        if not report.ok:
+            print(
+                f"  put it right from another tier: backup-pipeline copy {report.dataset}"
+                f" --from TIER --to {report.tier} --day DAY --kind full"
+            )
+    for key, tier, error in failures:
+        print(f"{key} in {tier}: could not be verified: {error}")

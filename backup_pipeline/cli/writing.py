@@ -1,0 +1,122 @@
+"""The verbs that write to stores: backup and copy."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from backup_pipeline.cli.call import Call
+from backup_pipeline.cli.options import DAY, SNAPSHOT, TIER, day_or_none, verb
+from backup_pipeline.engine.errors import BackupError, UsageError
+
+if TYPE_CHECKING:
+    from backup_pipeline.runner import Result
+
+__all__ = ["backup", "copy"]
+
+SHOWN_PROBLEMS = 20
+_KIND = click.option(
+    "--kind",
+    type=click.Choice(["full", "incremental", "differential"]),
+    help="Which older packs the snapshot may refer to; default: as the tier's rules say.",
+)
+
+
+@verb(bare=False)
+@TIER
+@DAY
+@_KIND
+@click.option("--force", is_flag=True, help="Make another snapshot although the day has one.")
+def backup(
+    call: Call, tier: str | None, day: datetime | None, kind: str | None, force: bool
+) -> int:
+    """Back up a dataset, or all of them.
+
+    The first tier reads the dataset; a later one copies a closed day. Without --day: today where
+    the tier reads the dataset, else the newest closed day of its cadence.
+    """
+    with call.runner() as runner:
+        wanted = [call.dataset] if call.dataset else runner.datasets()
+        if not call.dataset and tier is not None:
+            wanted = [key for key in wanted if tier in runner.plan.dataset(key).tiers]
+            if not wanted:
+                raise UsageError(
+                    f"no dataset has a tier {tier!r}", f"tiers: {', '.join(runner.plan.tier_names)}"
+                )
+        results: list[Result] = []
+        failures: list[BackupError] = []
+        for key in wanted:
+            try:
+                result = runner.backup(key, tier, day=day_or_none(day), kind=kind, force=force)
+            except BackupError as error:
+                if call.dataset:
+                    raise
+                # One dataset's failure must not cost the others their backup.
+                failures.append(error)
+                call.notice(f"{key} failed: {error}")
+                continue
+            results.append(result)
+            _tell(call, result)
+        document = [result.to_json() for result in results]
+        call.answer(document[0] if call.dataset else document, lambda: None)
+    worst = max((error.exit_code for error in failures), default=0)
+    return worst or max((_code(result) for result in results), default=0)
+
+
+@verb(bare=False)
+@click.option("--from", "from_tier", metavar="TIER", help="The tier that holds the snapshot.")
+@click.option("--to", "--tier", "to_tier", metavar="TIER", help="The tier that will hold it.")
+@DAY
+@SNAPSHOT
+@_KIND
+@click.option("--force", is_flag=True, help="Copy although the tier has the day already.")
+def copy(
+    call: Call,
+    from_tier: str | None,
+    to_tier: str | None,
+    day: datetime | None,
+    snapshot: str | None,
+    kind: str | None,
+    force: bool,
+) -> int:
+    """Copy a snapshot from one tier to another.
+
+    Without --day or --snapshot: the newest good one. A tier whose bytes were damaged is put right
+    with --kind full, which shares nothing with what is there.
+    """
+    if from_tier is None or to_tier is None:
+        raise click.UsageError("copy needs --from TIER and --to TIER")
+    with call.runner() as runner:
+        result = runner.copy(
+            call.wanted(runner),
+            from_tier=from_tier,
+            to_tier=to_tier,
+            day=day_or_none(day),
+            snapshot=snapshot,
+            kind=kind,
+            force=force,
+        )
+        _tell(call, result)
+        call.answer(result.to_json(), lambda: None)
+    return _code(result)
+
+
+def _tell(call: Call, result: Result) -> None:
+    from backup_pipeline.cli.tables import count, describe_snapshot
+
+    snapshot = result.snapshot
+    call.say(describe_snapshot(snapshot))
+    call.say(f"  {result.reason}")
+    if snapshot.status == "complete":
+        return
+    call.say(f"  not stored: {count(snapshot.problem_count, 'entry', 'entries')}")
+    for problem in snapshot.problems[:SHOWN_PROBLEMS]:
+        call.say(f"    {problem['path']}: {problem['reason']}")
+    if snapshot.problem_count > SHOWN_PROBLEMS:
+        call.say(f"    and {snapshot.problem_count - SHOWN_PROBLEMS} more")
+
+
+def _code(result: Result) -> int:
+    return 0 if result.snapshot.status == "complete" else 1
