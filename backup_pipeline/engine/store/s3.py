@@ -21,7 +21,6 @@ from backup_pipeline.engine.errors import (
     ObjectExists,
     ObjectMissing,
     StoreError,
-    StoreUnavailable,
 )
 from backup_pipeline.engine.store.base import (
     Content,
@@ -33,7 +32,12 @@ from backup_pipeline.engine.store.base import (
     pieces,
     short_read,
 )
-from backup_pipeline.engine.store.s3_errors import is_lost_answer, is_past_the_end, translate
+from backup_pipeline.engine.store.s3_errors import (
+    is_lost_answer,
+    is_past_the_end,
+    no_answer,
+    translate,
+)
 from backup_pipeline.engine.store.s3_settings import S3Settings
 
 if TYPE_CHECKING:
@@ -171,10 +175,7 @@ class S3Store(Store):
             date = error.headers["Date"]
             error.close()
         except (OSError, http.client.HTTPException) as error:
-            raise StoreUnavailable(
-                f"{self.url}: {self.settings.place} did not answer ({error})",
-                "check the endpoint and the network, then try again",
-            ) from error
+            raise no_answer(self.settings, str(error)) from error
         if date is None:
             raise StoreError(f"{self.url}: {self.settings.place} tells no time")
         return parsedate_to_datetime(date)

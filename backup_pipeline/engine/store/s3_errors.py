@@ -8,7 +8,15 @@ from typing import Final
 from backup_pipeline.engine.errors import ObjectMissing, StoreError, StoreUnavailable
 from backup_pipeline.engine.store.s3_settings import S3Settings
 
-__all__ = ["is_lost_answer", "is_past_the_end", "translate"]
+__all__ = [
+    "code_of",
+    "explain",
+    "is_lost_answer",
+    "is_past_the_end",
+    "no_answer",
+    "no_credentials",
+    "translate",
+]
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([^<]+)</Code>")
@@ -21,11 +29,11 @@ _HINTS: Final = {
     "InvalidToken": "get new credentials; a session token must go with its own access key",
     "RequestTimeTooSkewed": "set this machine's clock right; it is too far from the server's",
     "AccessDenied": "check the credentials, and that they may get, put and list under the prefix",
-    "AuthorizationHeaderMalformed": "check the store's region",
-    "PermanentRedirect": "check the store's region; the bucket is in another one",
+    "AuthorizationHeaderMalformed": "check the region",
+    "PermanentRedirect": "check the region; the bucket is in another one",
     "InvalidObjectState": "the object is in cold storage; restore it there first",
 }
-_NO_BUCKET = "create the bucket, or correct the store's url; buckets are never made by a backup"
+_NO_BUCKET = "create the bucket, or correct the url; a backup never makes buckets"
 
 
 def translate(settings: S3Settings, name: str, error: Exception) -> StoreError:
@@ -37,37 +45,71 @@ def translate(settings: S3Settings, name: str, error: Exception) -> StoreError:
         error: What obstore raised.
     """
     text = str(error)
+    code = code_of(error)
+    if isinstance(error, FileNotFoundError) and code != "NoSuchBucket":
+        return ObjectMissing(f"{_where(settings, name)} is not there")
+    if "169.254." in text or "metadata" in text.split("\n", 1)[0]:
+        return no_credentials(settings)
     status = _find(_STATUS, text)
-    code = _find(_CODE, text)
-    where = f"{settings.url}: {name}" if name else settings.url
+    if status is None:
+        return no_answer(settings, _reason(text))
+    return explain(settings, name, int(status), code, _find(_MESSAGE, text))
+
+
+def explain(
+    settings: S3Settings, name: str, status: int, code: str | None, message: str | None
+) -> StoreError:
+    """Return the error for a server's refusal.
+
+    Args:
+        settings: Which store.
+        name: The name that was asked for, or "" for the store as a whole.
+        status: HTTP status.
+        code: The server's own code, such as ``AccessDenied``.
+        message: What the server says about it.
+    """
+    where = _where(settings, name)
     if code == "NoSuchBucket":
         return StoreUnavailable(
             f"{settings.url}: there is no bucket {settings.bucket!r} at {settings.place}",
             _NO_BUCKET,
         )
-    if isinstance(error, FileNotFoundError):
-        return ObjectMissing(f"{where} is not there")
-    if "169.254." in text or "metadata" in text.split("\n", 1)[0]:
-        return StoreUnavailable(
-            f"{settings.url}: no credentials were found",
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile",
-        )
-    if status is None:
-        return StoreUnavailable(
-            f"{settings.url}: {settings.place} did not answer ({_reason(text)})",
-            "check the endpoint and the network, then try again",
-        )
-    reason = " ".join(filter(None, (code, _find(_MESSAGE, text)))) or f"status {status}"
-    if status in ("401", "403", "301", "400") and (code in _HINTS or status in ("401", "403")):
+    reason = " ".join(filter(None, (code, message))) or f"status {status}"
+    if status in (401, 403) or code in _HINTS:
         return StoreUnavailable(
             f"{where}: access refused by {settings.place}: {reason}",
             _HINTS.get(code or "", _HINTS["AccessDenied"]),
         )
-    if status.startswith("5") or status == "429":
+    if status >= 500 or status == 429:
         return StoreUnavailable(
             f"{where}: {settings.place} fails: {reason}", "try again later; nothing was harmed"
         )
     return StoreError(f"{where}: {settings.place} answered {reason}")
+
+
+def no_answer(settings: S3Settings, reason: str) -> StoreUnavailable:
+    """Return the error for a server that could not be reached or fell silent."""
+    return StoreUnavailable(
+        f"{settings.url}: {settings.place} did not answer ({reason})",
+        "check the endpoint and the network, then try again",
+    )
+
+
+def no_credentials(settings: S3Settings) -> StoreUnavailable:
+    """Return the error for credentials that are nowhere."""
+    return StoreUnavailable(
+        f"{settings.url}: no credentials were found",
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile",
+    )
+
+
+def _where(settings: S3Settings, name: str) -> str:
+    return f"{settings.url}: {name}" if name else settings.url
+
+
+def code_of(error: Exception) -> str | None:
+    """Return the server's own code for a refusal that obstore raised."""
+    return _find(_CODE, str(error))
 
 
 def is_lost_answer(error: Exception) -> bool:

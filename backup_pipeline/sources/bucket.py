@@ -1,0 +1,288 @@
+"""Listing and reading what others have stored in an S3 bucket, whatever its keys are called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import import_module
+from typing import Any, Final
+
+from backup_pipeline.engine.errors import ObjectMissing, SourceError, StoreError, StoreUnavailable
+from backup_pipeline.engine.store.s3 import BULK_TIMEOUT
+from backup_pipeline.engine.store.s3_errors import (
+    code_of,
+    explain,
+    is_past_the_end,
+    no_answer,
+    no_credentials,
+    translate,
+)
+from backup_pipeline.engine.store.s3_settings import S3Settings
+from backup_pipeline.sources.base import UNREADABLE, VANISHED, Unreadable
+
+__all__ = ["Bucket", "Listed", "Part", "Replaced"]
+
+_READ_ATTEMPTS: Final = 3
+_CONNECTIONS: Final = 32
+# obstore costs a sixth of boto3's processor time per request, but has no notion of some keys.
+_PLAIN = re.compile(r"(?!\.{1,2}(?:/|$))[^\x00-\x1f\x7f-\x9f\\{}^%`\[\]\"<>~#|*?/]+")
+# Refusals that say nothing of the other objects; any other refusal ends the reading.
+_OF_ONE_OBJECT: Final = ("403", "AccessDenied", "InvalidObjectState")
+_PROPERTIES: Final = frozenset(
+    {
+        "Cache-Control",
+        "Content-Disposition",
+        "Content-Encoding",
+        "Content-Language",
+        "Content-Type",
+        "Storage-Class",
+    }
+)
+
+
+class Replaced(Exception):
+    """The key holds other bytes now than those that were asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One key of a listing.
+
+    Attributes:
+        key: The whole key.
+        size: Length in bytes.
+        modified_ns: When it was written, in nanoseconds since 1970.
+        etag: Without quotes.
+    """
+
+    key: str
+    size: int
+    modified_ns: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some bytes of one version of an object.
+
+    Attributes:
+        content: The bytes.
+        size: Length of the whole object.
+        modified_ns: When that version was written.
+        etag: Without quotes.
+        content_type: Media type.
+        metadata: User metadata, sorted.
+    """
+
+    content: memoryview
+    size: int
+    modified_ns: int
+    etag: str
+    content_type: str | None
+    metadata: tuple[tuple[str, str], ...]
+
+
+class Bucket:
+    """A bucket as a source reads it; threads may share it.
+
+    Args:
+        settings: Bucket, server and credentials; the prefix is only shown in messages.
+        page_size: Keys per page of a listing; None leaves it to the server.
+    """
+
+    def __init__(self, settings: S3Settings, *, page_size: int | None = None) -> None:
+        self.settings = settings
+        self._page_size = page_size
+        self._whole = S3Settings.read(settings.bucket, "", _options(settings), {}, free_prefix=True)
+        self._obstore = self._whole.client(BULK_TIMEOUT)
+        self._boto3: Any = None
+
+    def pages(self, prefix: str) -> Iterator[list[Listed]]:
+        """List all keys that begin with ``prefix``, page by page, in the server's order.
+
+        Raises:
+            SourceError: The bucket cannot be listed.
+        """
+        paging = {"PageSize": self._page_size} if self._page_size else {}
+        listing = self._client().get_paginator("list_objects_v2")
+        pages = listing.paginate(
+            Bucket=self.settings.bucket, Prefix=prefix, PaginationConfig=paging
+        )
+        errors = import_module("botocore.exceptions")
+        try:
+            for page in pages:
+                yield [_listed(found) for found in page.get("Contents", ())]
+        except (errors.ClientError, errors.BotoCoreError) as error:
+            raise _as_source_error(self._explained("", error)) from error
+
+    def newest(self, key: str) -> Listed:
+        """Describe what a key holds now.
+
+        Raises:
+            Unreadable: It is gone, or refused.
+        """
+        try:
+            found = self._client().head_object(Bucket=self.settings.bucket, Key=key)
+        except Exception as error:
+            raise self._unreadable(key, error) from error
+        return Listed(
+            key, found["ContentLength"], _nanoseconds(found["LastModified"]), _bare(found["ETag"])
+        )
+
+    def read(self, key: str, etag: str, offset: int, length: int | None) -> Part:
+        """Read some bytes of exactly that version.
+
+        Args:
+            key: The key.
+            etag: Which version, without quotes.
+            offset: First byte.
+            length: How many; None reads all, and goes with offset 0.
+
+        Raises:
+            Replaced: The key holds another version now.
+            Unreadable: It is gone, or refused.
+            SourceError: The server does not answer; nothing else could be read either.
+        """
+        span = None if length is None else (offset, offset + length)
+        try:
+            if all(_PLAIN.fullmatch(segment) for segment in key.split("/")):
+                return self._read_plain(key, etag, span)
+            return self._read_odd(key, etag, span)
+        except Replaced:
+            raise
+        except Exception as error:
+            raise self._unreadable(key, error) from error
+
+    def _read_plain(self, key: str, etag: str, span: tuple[int, int] | None) -> Part:
+        import obstore
+        from obstore.exceptions import PreconditionError
+
+        options: Any = {"if_match": f'"{etag}"'}
+        if span is not None:
+            options["range"] = span
+        try:
+            found = obstore.get(self._obstore, key, options=options)
+            content = memoryview(found.bytes())
+        except PreconditionError as error:
+            raise Replaced from error
+        except Exception as error:
+            if is_past_the_end(error):
+                raise Replaced from error
+            raise
+        attributes: Mapping[str, str] = found.attributes
+        return Part(
+            content,
+            found.meta["size"],
+            _nanoseconds(found.meta["last_modified"]),
+            _bare(found.meta["e_tag"] or etag),
+            attributes.get("Content-Type"),
+            tuple(
+                sorted((name, attributes[name]) for name in attributes if name not in _PROPERTIES)
+            ),
+        )
+
+    def _read_odd(self, key: str, etag: str, span: tuple[int, int] | None) -> Part:
+        errors = import_module("botocore.exceptions")
+        options = {"Bucket": self.settings.bucket, "Key": key, "IfMatch": f'"{etag}"'}
+        if span is not None:
+            options["Range"] = f"bytes={span[0]}-{span[1] - 1}"
+        for attempt in range(1, _READ_ATTEMPTS + 1):
+            try:
+                found = self._client().get_object(**options)
+                content = memoryview(found["Body"].read())
+                break
+            except errors.ClientError as error:
+                if _status(error) in (412, 416):
+                    raise Replaced from error
+                raise
+            except (errors.IncompleteReadError, errors.ReadTimeoutError, errors.HTTPClientError):
+                if attempt == _READ_ATTEMPTS:
+                    raise
+        whole = found.get("ContentRange", "").rpartition("/")[2]
+        return Part(
+            content,
+            int(whole) if whole else found["ContentLength"],
+            _nanoseconds(found["LastModified"]),
+            _bare(found["ETag"]),
+            found.get("ContentType"),
+            tuple(sorted(found["Metadata"].items())),
+        )
+
+    def _client(self) -> Any:
+        if self._boto3 is None:
+            errors = import_module("botocore.exceptions")
+            try:
+                self._boto3 = self.settings.boto3_client(max_pool_connections=_CONNECTIONS)
+            except errors.BotoCoreError as error:
+                raise _as_source_error(self._explained("", error)) from error
+        return self._boto3
+
+    def _unreadable(self, key: str, error: Exception) -> Exception:
+        """Return what to raise: the object's own trouble, or the end of all reading."""
+        if isinstance(error, SourceError):
+            return error
+        ours = self._explained(key, error)
+        if isinstance(ours, ObjectMissing):
+            return Unreadable(VANISHED, "it is gone")
+        if isinstance(ours, StoreUnavailable) and _code(error) not in _OF_ONE_OBJECT:
+            return _as_source_error(ours)
+        return Unreadable(UNREADABLE, ours.message.partition(f"{key}: ")[2] or ours.message)
+
+    def _explained(self, key: str, error: Exception) -> StoreError:
+        errors = import_module("botocore.exceptions")
+        if isinstance(error, errors.ClientError):
+            answer: Any = error
+            code = _code(error)
+            status = _status(error)
+            if status == 404 and code != "NoSuchBucket" and key:
+                return ObjectMissing(f"{self.settings.url}: {key} is not there")
+            message = answer.response["Error"].get("Message")
+            return explain(self.settings, key, status, code, message)
+        if isinstance(error, (errors.NoCredentialsError, errors.PartialCredentialsError)):
+            return no_credentials(self.settings)
+        if isinstance(error, errors.BotoCoreError):
+            return no_answer(self.settings, " ".join(str(error).split()))
+        return translate(self.settings, key, error)
+
+
+def _options(settings: S3Settings) -> dict[str, Any]:
+    names = (
+        "region",
+        "endpoint",
+        "addressing",
+        "access_key_id",
+        "secret_access_key",
+        "session_token",
+        "profile",
+    )
+    return {name: getattr(settings, name) for name in names}
+
+
+def _listed(found: Mapping[str, Any]) -> Listed:
+    return Listed(
+        found["Key"], found["Size"], _nanoseconds(found["LastModified"]), _bare(found["ETag"])
+    )
+
+
+def _bare(etag: str) -> str:
+    return etag.strip('"')
+
+
+def _nanoseconds(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000) * 1_000_000
+
+
+def _status(error: Any) -> int:
+    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
+
+
+def _code(error: Any) -> str | None:
+    """Return the server's own code for a refusal that boto3 or obstore reports."""
+    response: Mapping[str, Any] | None = getattr(error, "response", None)
+    return response["Error"].get("Code") if response else code_of(error)
+
+
+def _as_source_error(error: StoreError) -> SourceError:
+    return SourceError(error.message, error.hint)
