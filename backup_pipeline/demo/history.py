@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -156,9 +157,13 @@ def _open_dagster(root: Path, port: int) -> int:
         "DAGSTER_HOME": str(root / "dagster_home"),
         DIRECTORY_VARIABLE: str(root),
     }
+    # A shell that starts this in the background has it ignore Ctrl-C, which children inherit, and
+    # Dagster then takes SIGTERM for the same: nothing but SIGKILL would end them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [*command, "--host", "127.0.0.1", "--port", str(port)], env=environ, cwd=root
     ) as server:
+        signal.signal(signal.SIGTERM, lambda *_: server.terminate())
         try:
             return server.wait()
         except KeyboardInterrupt:
