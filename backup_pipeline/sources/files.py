@@ -108,7 +108,7 @@ class FilesSource(Source):
         """A plain directory does not remember."""
         raise DayUnavailable(
             f"{self.describe()} only has its present state, not that of {day}",
-            "back it up on the day itself, or say `late: accept` to store the present state as late",
+            "back it up on the day itself, or say `late: accept` to store its present state, late",
         )
 
     def fingerprint(self) -> str:
@@ -222,8 +222,8 @@ def _excluder(globs: Sequence[str]) -> Callable[[bytes], bool] | None:
         return None
     from backup_pipeline.engine.manifest import glob_pattern
 
-    pattern = re.compile("|".join(f"(?:{glob_pattern(glob)})" for glob in globs).encode())
-    return lambda path: pattern.search(path) is not None
+    patterns = [re.compile(glob_pattern(glob).encode()) for glob in globs]
+    return lambda path: any(pattern.search(path) for pattern in patterns)
 
 
 class FileReader:
