@@ -90,6 +90,7 @@ class Log:
             raise DamageError(f"the log's epoch {epoch} is empty")
         self._next = first
         wanted = range(first, last + 1)
+        contents: list[Record]
         if len(wanted) > 4:
             with ThreadPoolExecutor(READERS) as pool:
                 contents = list(pool.map(self._load, wanted))

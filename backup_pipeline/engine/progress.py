@@ -73,7 +73,8 @@ class Progress:
             size += f" of {human_bytes(self.total_bytes)}"
         left = "" if self.remaining_s is None else f", {human_seconds(self.remaining_s)} left"
         speed = f"{human_bytes(self.speed_bytes_per_s)}/s"
-        return f"{self.operation}: {self.phase} {share}{size}, {self.done_entries} entries, {speed}{left}"
+        done = f"{share}{size}, {self.done_entries} entries, {speed}{left}"
+        return f"{self.operation}: {self.phase} {done}"
 
     def to_json(self) -> dict[str, object]:
         """Fields by name."""

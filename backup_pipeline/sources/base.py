@@ -115,7 +115,7 @@ class Fingerprint:
             digest.update(
                 pc.fill_null(column, -1 if column.type == pa.int32() else 0)
                 .to_numpy(zero_copy_only=False)
-                .view("u1")
+                .tobytes()
             )
 
     def hexdigest(self) -> str:

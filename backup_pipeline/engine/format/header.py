@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any
+from typing import Any, cast
 
 from backup_pipeline.engine.crypto import Buffer
 from backup_pipeline.engine.errors import DamageError, UsageError
@@ -77,4 +77,4 @@ def decode_json(content: Buffer, name: str) -> dict[str, Any]:
         raise DamageError(f"{name} holds no JSON") from None
     if not isinstance(value, dict):
         raise DamageError(f"{name} holds no mapping")
-    return value
+    return cast(dict[str, Any], value)

@@ -128,19 +128,20 @@ def begin_run(
         run = bytes.fromhex(old["run"])
         return Run(run, repository.run_key(run), old["chain"], old, True)
     run, key = secrets.token_bytes(RUN_BYTES), secrets.token_bytes(32)
-    body = {
+    chain = chain or run.hex()
+    body: dict[str, Any] = {
         "type": "run",
         "run": run.hex(),
         "operation": operation,
         "kind": kind,
-        "chain": chain or run.hex(),
+        "chain": chain,
         "parent": parent.id if parent else None,
         "base": base.id if base else None,
         "day": day.isoformat(),
         "started_at": to_iso(now),
         "wraps": repository.keys.wrap_run_key(run, key),
     }
-    return Run(run, key, body["chain"], body, False)
+    return Run(run, key, chain, body, False)
 
 
 def take_up_packs(repository: Repository, run: Run, index: ChunkIndex) -> int:
@@ -168,11 +169,9 @@ def take_up_packs(repository: Repository, run: Run, index: ChunkIndex) -> int:
 
 def pack_names_of_run(repository: Repository, run: bytes) -> list[bytes]:
     """Packs in the store under a run's folder."""
-    found: list[bytes] = []
-    for name in repository.store.list_names(f"{repository.prefix}packs/{run.hex()}/"):
-        if len(name) == 2 * (PACK_NAME_BYTES - RUN_BYTES):
-            found.append(run + bytes.fromhex(name))
-    return found
+    digits = 2 * (PACK_NAME_BYTES - RUN_BYTES)
+    names = repository.store.list_names(f"{repository.prefix}packs/{run.hex()}/")
+    return [run + bytes.fromhex(name) for name in names if len(name) == digits]
 
 
 def deleted_rows(paths: Sequence[bytes]) -> pa.Table:

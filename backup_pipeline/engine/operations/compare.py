@@ -1,4 +1,4 @@
-"""What changed between a snapshot and a scan, batch by batch, without a Python loop over entries."""
+"""What changed between a snapshot and a scan, batch by batch, without a loop over entries."""
 
 from __future__ import annotations
 

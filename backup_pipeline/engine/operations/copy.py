@@ -219,7 +219,7 @@ class _Copy:
     def _compare(
         self, rows: pa.Table, old: pa.Table | None
     ) -> tuple[pa.Table, list[bytes], Changes]:
-        """Rows that the target lacks, paths that it has too many, and what changed since its last."""
+        """Rows that the target lacks, paths it has too many, and what changed since its last."""
         changes = Changes()
         last = self.target.snapshots()
         previous = old

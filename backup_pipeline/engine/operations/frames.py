@@ -110,7 +110,7 @@ class FramePlan:
             DamageError: A row's chunk lies outside of its frame.
         """
         order = self._order
-        ids = self._ids.take(pa.array(order)).to_pylist() if len(order) else []
+        ids: list[bytes] = self._ids.take(pa.array(order)).to_pylist() if len(order) else []
         columns = [
             column[order].tolist()
             for column in (

@@ -263,7 +263,8 @@ def _finished(pending: _Pending, index: ChunkIndex, packer: Packer | None = None
     columns["chunks"] = chunk_column(
         [c.ids if c else None for c in pending.contents], index, packer
     )
-    arrays, fields = [], []
+    arrays: list[pa.Array] = []
+    fields: list[pa.Field] = []
     for wanted in manifest_schema():
         value = columns[wanted.name]
         type = pa.list_(_NUMBERED) if wanted.name == "chunks" else wanted.type

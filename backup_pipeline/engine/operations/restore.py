@@ -287,7 +287,7 @@ class _Restore:
         """Whether an existing file already holds the wanted bytes; it is read to know."""
         if not stat.S_ISREG(found.st_mode) or found.st_size != row["size"] or found.st_nlink > 1:
             return False
-        chunks = lists[number].as_py() or []
+        chunks: list[dict[str, Any]] = lists[number].as_py() or []
         probe = _File(row["path"], row["size"], row["holes"], 0, False)
         fd = self.target.open_read(row["path"])
         try:

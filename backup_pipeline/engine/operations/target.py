@@ -72,7 +72,8 @@ class Target:
             return self._fd
         cache: OrderedDict[bytes, int] | None = getattr(self._local, "cache", None)
         if cache is None:
-            cache = self._local.cache = OrderedDict()
+            cache = OrderedDict()
+            self._local.cache = cache
             self._caches.append(cache)
         fd = cache.get(path)
         if fd is not None:

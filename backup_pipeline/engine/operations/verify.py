@@ -23,7 +23,7 @@ from backup_pipeline.engine.format.pack import (
     decode_index,
     index_range,
 )
-from backup_pipeline.engine.format.record import Snapshot
+from backup_pipeline.engine.format.record import Segment, Snapshot
 from backup_pipeline.engine.operations.frames import open_frame
 from backup_pipeline.engine.operations.packing import thread_count
 from backup_pipeline.engine.progress import Meter, Report
@@ -183,7 +183,7 @@ class _Verify:
     def _manifests(self) -> list[_Pack]:
         """Read every segment; the packs that they need."""
         needing: dict[str, list[str]] = {}
-        segments = {}
+        segments: dict[str, Segment] = {}
         for snapshot in self.snapshots:
             for segment in snapshot.segments:
                 segments[segment.name] = segment
