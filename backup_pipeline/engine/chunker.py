@@ -40,7 +40,7 @@ class Chunker:
         if not FastCDC.__module__.startswith("pyfastcdc.cy"):
             raise BackupError(
                 "pyfastcdc is installed without its compiled part",
-                "reinstall it from a wheel: pip install --force-reinstall --only-binary :all: pyfastcdc",
+                "reinstall it from a wheel: pip install --force-reinstall pyfastcdc",
             )
         self._cdc = FastCDC(
             CHUNK_NORMAL_BYTES,

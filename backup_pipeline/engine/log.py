@@ -59,7 +59,7 @@ class Log:
         self._on_record = on_record
         self._checkpoint = checkpoint
         self._next = 0
-        self._last_digest = ""
+        self._last_digest: str = ""
         self._ours: set[int] = set()
 
     @property
