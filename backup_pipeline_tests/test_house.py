@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
-import click
 import pytest
 
 import backup_pipeline
@@ -36,18 +38,21 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def _verbs() -> dict[str, click.Command]:
-    assert isinstance(command_line, click.Group)
-    return dict(command_line.commands)
+def _help(*words: str) -> str:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert command_line([*words, "--help"]) == 0
+    return printed.getvalue()
 
 
-def _options(verb: click.Command) -> set[str]:
+@cache
+def _verbs() -> dict[str, set[str]]:
+    """Every verb that the command line's own help lists, with its options."""
+    _, _, listing = _help().partition("Verbs:")
+    names = re.findall(r"^  ([a-z-]+)  ", listing, re.M)
     return {
-        name
-        for parameter in verb.params
-        if isinstance(parameter, click.Option) and not parameter.hidden
-        for name in (*parameter.opts, *parameter.secondary_opts)
-        if name.startswith("--")
+        name: set(re.findall(r"(?<![\w-])--[a-z-]+", _help(name).partition("Options:")[2]))
+        for name in names
     }
 
 
@@ -101,9 +106,11 @@ def test_every_command_that_the_pages_show_is_one_that_the_command_line_takes() 
         if words[0] != "backup-pipeline" or len(words) < 2:
             continue
         seen += 1
-        verb = _verbs().get(words[1])
-        assert verb is not None, f"{page}: {' '.join(words)}"
-        unknown = {word for word in words[2:] if word.startswith("--")} - _options(verb)
+        if words[1].startswith("-"):
+            continue
+        options = _verbs().get(words[1])
+        assert options is not None, f"{page}: {' '.join(words)}"
+        unknown = {word for word in words[2:] if word.startswith("--")} - options
         assert not unknown, f"{page}: {' '.join(words)}"
     assert seen > 20
 
@@ -113,27 +120,29 @@ def test_every_verb_and_every_option_is_documented() -> None:
     sections = dict(re.findall(r"^## `([a-z-]+)`$(.*?)(?=^## |\Z)", reference, re.M | re.S))
     common = reference.partition("\n## `")[0]
     assert set(sections) == set(_verbs())
-    for name, verb in _verbs().items():
-        missing = {
-            option
-            for option in _options(verb)
-            if f"`{option}" not in sections[name] and f"`{option}" not in common
-        }
-        assert not missing, f"docs/command-line.md, {name}"
+    for name, options in _verbs().items():
+        described = set(re.findall(r"`(--[a-z-]+)", sections[name] + common))
+        assert not options - described, f"docs/command-line.md, {name}"
+        own = set(re.findall(r"`(--[a-z-]+)", sections[name]))
+        assert not own - options, f"docs/command-line.md, {name}"
 
 
-def test_every_plan_that_the_pages_show_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_plan_that_the_pages_show_is_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import yaml
 
     from backup_pipeline.plan import load_plan
 
     seen = 0
+    monkeypatch.setenv("BACKUP_PASSPHRASE", "only for this test")
     for page in PAGES:
         for block in _blocks(page, "yaml"):
             document = yaml.load(block, Loader=yaml.BaseLoader)
             if isinstance(document, dict) and {"start", "stores", "datasets"} <= set(document):
                 seen += 1
-                load_plan(yaml.safe_load(block))
+                (tmp_path / "backup.yaml").write_text(block)
+                load_plan(tmp_path / "backup.yaml")
     assert seen >= 2
 
 
@@ -158,3 +167,19 @@ def test_nothing_that_is_shipped_names_this_machine() -> None:
     pattern = re.compile(rf"{re.escape(str(ROOT))}/|{home}/\w")
     shipped = [*PAGES, *(ROOT / "backup_pipeline").rglob("*.py")]
     assert not [_name(path) for path in shipped if pattern.search(path.read_text())]
+
+
+def test_every_key_of_a_plan_is_documented() -> None:
+    from pydantic import BaseModel
+
+    from backup_pipeline.plan import schema
+
+    reference = (ROOT / "docs" / "plan.md").read_text()
+    models = [
+        model
+        for model in vars(schema).values()
+        if isinstance(model, type) and issubclass(model, BaseModel)
+    ]
+    keys = {field.alias or name for model in models for name, field in model.model_fields.items()}
+    assert len(keys) > 40
+    assert not {key for key in keys if not re.search(rf"\b{key}\b", reference)}
