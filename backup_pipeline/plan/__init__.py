@@ -11,16 +11,12 @@ from backup_pipeline.plan.model import (
     Dataset,
     Drill,
     Keep,
-    KeySpec,
-    Lock,
     OnChange,
     Plan,
     RunRules,
-    ScratchSpec,
-    SourceSpec,
-    StoreSpec,
     Tier,
 )
+from backup_pipeline.plan.places import KeySpec, Lock, ScratchSpec, SourceSpec, StoreSpec
 from backup_pipeline.plan.presets import PRESETS
 from backup_pipeline.plan.references import Reference, resolve_references
 from backup_pipeline.plan.sourcekinds import escape_braces

@@ -6,7 +6,7 @@ begins and closes, never which days there are.
 
 from __future__ import annotations
 
-from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Literal, Protocol
 from zoneinfo import ZoneInfo
 
@@ -43,6 +43,8 @@ _INTERVALS = {
     "month": timedelta(days=31),
 }
 _LONGEST_GAP_DAYS = 31
+_HOUR_AFTER_CLOSE = 2
+"""An hourly tier whose runs wait for the day to close runs once, at this hour."""
 
 Zone = str | tzinfo
 Holds = Literal["whole", "slice"]
@@ -72,7 +74,7 @@ def _midnight(day: date, tz: Zone) -> datetime:
 
     Where the clock skips midnight, that is the first instant of the day that there is.
     """
-    return datetime.combine(day, time(), _zone(tz)).astimezone(timezone.utc)
+    return datetime.combine(day, time(), _zone(tz)).astimezone(UTC)
 
 
 def interval(every: Literal["hour", "day", "week", "month"]) -> timedelta:
@@ -149,7 +151,7 @@ def cron(tier: Cadence, holds: Holds = "whole") -> str:
     at = tier.at
     if tier.every == "hour":
         if waits_for_close(tier, holds):
-            return f"{at.minute} {at.hour} * * *"
+            return f"{at.minute} {_HOUR_AFTER_CLOSE} * * *"
         return f"{at.minute} * * * *"
     shift = 1 if waits_for_close(tier, holds) else 0
     if tier.every == "week":
@@ -190,10 +192,12 @@ def run_time(tier: Cadence, day: date, tz: Zone, holds: Holds = "whole") -> date
     Never before the day closed, for a tier that waits for that.
     """
     waits = waits_for_close(tier, holds)
-    hour = 0 if tier.every == "hour" and not waits else tier.at.hour
+    hour = tier.at.hour
+    if tier.every == "hour":
+        hour = _HOUR_AFTER_CLOSE if waits else 0
     local_date = day + timedelta(days=1 if waits else 0)
     local = datetime.combine(local_date, time(hour, tier.at.minute), _zone(tz))
-    due = local.astimezone(timezone.utc)
+    due = local.astimezone(UTC)
     return max(due, day_closes_at(day, tz)) if waits else due
 
 

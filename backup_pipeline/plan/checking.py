@@ -6,11 +6,12 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from backup_pipeline.plan.content import is_list, is_mapping
 from backup_pipeline.plan.problems import Findings, Path, one_of
 from backup_pipeline.plan.schema import PlanWritten
 
@@ -103,29 +104,28 @@ def _refuse(
 
 def _rest(value: Any, path: Path, dropped: set[Path], lists: dict[Path, list[int]]) -> Any:
     """Copies content without what was dropped; notes the places of what remains in lists."""
-    if isinstance(value, Mapping):
-        items = cast("Mapping[str, Any]", value).items()
+    if is_mapping(value):
+        items = value.items()
         kept = ((key, item, (*path, key)) for key, item in items)
         return {k: _rest(item, p, dropped, lists) for k, item, p in kept if p not in dropped}
-    if isinstance(value, list):
-        places = range(len(cast("list[Any]", value)))
+    if is_list(value):
+        places = range(len(value))
         indexes = [index for index in places if (*path, index) not in dropped]
         lists[path] = indexes
         return [_rest(value[index], (*path, index), dropped, lists) for index in indexes]
     return value
 
 
-def _present(content: Mapping[str, Any], path: Path) -> Path:
+def _present(content: object, path: Path) -> Path:
     """Returns as much of a path as stands in the content; short forms have no inner keys."""
-    value: Any = content
-    for length, part in enumerate(path):
-        if isinstance(value, Mapping) and part in cast("Mapping[Any, Any]", value):
-            value = value[part]
-        elif isinstance(value, list) and isinstance(part, int):
-            value = cast("list[Any]", value)[part]
-        else:
-            return path[:length]
-    return path
+    if not path:
+        return ()
+    part = path[0]
+    if is_mapping(content) and isinstance(part, str) and part in content:
+        return (part, *_present(content[part], path[1:]))
+    if is_list(content) and isinstance(part, int):
+        return (part, *_present(content[part], path[1:]))
+    return ()
 
 
 def _explain(detail: ErrorDetails, path: Path) -> tuple[str, str | None]:

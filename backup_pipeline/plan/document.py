@@ -106,7 +106,8 @@ def _compose(text: str, file: str) -> yaml.Node | None:
     """Parses without constructing: nodes keep their places, and nothing is interpreted yet."""
     problem: Problem
     try:
-        return cast("yaml.Node | None", yaml.compose(text, Loader=yaml.SafeLoader))
+        compose: Any = cast("Any", yaml).compose  # untyped in its stubs
+        return compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         # PyYAML quotes an undefined alias's name; a passphrase may begin with an asterisk.

@@ -7,10 +7,11 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any, cast
+from typing import Any
 
 from pydantic_core import PydanticCustomError
 
+from backup_pipeline.plan.content import is_list, is_mapping
 from backup_pipeline.plan.document import Document
 from backup_pipeline.plan.problems import Findings, Mark, Path
 from backup_pipeline.plan.references import is_reference, parse_reference
@@ -52,8 +53,8 @@ def variants(
     """
     written = document.content.get("environments")
     overlays: dict[str, Any] = {}
-    if isinstance(written, dict):
-        overlays = cast("dict[str, Any]", written)
+    if is_mapping(written):
+        overlays = written
     elif written is not None:
         findings.refuse(("environments",), "not a mapping", "write {name: {what differs}}")
     deployment = _deployment(document.content, environ, findings)
@@ -64,7 +65,7 @@ def variants(
     base = {key: item for key, item in document.content.items() if key != "environments"}
     made: dict[str | None, Variant] = {}
     for name, overlay in overlays.items():
-        if not isinstance(overlay, dict):
+        if not is_mapping(overlay):
             findings.refuse(("environments", name), "not a mapping", "write what differs in it")
             continue
         made[name] = _overlay(document, base, name, overlay, findings, name == deployment)
@@ -90,9 +91,9 @@ def _deployment(
     if written is None:
         return None
     try:
-        if not isinstance(written, dict):
+        if not is_mapping(written):
             return check_long_name(written)
-        reference = parse_reference(cast("dict[str, Any]", written))
+        reference = parse_reference(written)
         named = reference.find(environ)
         if named is None:
             gone = f"{reference} is not there, and no default is given"
@@ -140,15 +141,15 @@ class _Merging:
         for key, value in above.items():
             here, there = (*path, key), (*origin, key)
             known = below.get(key)
-            if isinstance(value, dict) and isinstance(known, str) and _has_short_form(here):
+            if is_mapping(value) and isinstance(known, str) and _has_short_form(here):
                 known = {"url": known}
                 self._marks[(*here, "url")] = self._marks.get(here, Mark(here))
             if value is None:
                 below.pop(key, None)
                 self._forget(here, known)
-            elif isinstance(known, dict) and isinstance(value, dict) and _joins(known, value, here):
-                mapping = cast("dict[str, Any]", known)
-                below[key] = self.merge(mapping, cast("dict[str, Any]", value), here, there)
+            elif is_mapping(known) and is_mapping(value) and _joins(known, value, here):
+                mapping = known
+                below[key] = self.merge(mapping, value, here, there)
             else:
                 self._forget(here, known)
                 below[key] = copy.deepcopy(value)
@@ -173,11 +174,11 @@ def _joins(below: Any, above: Any, path: Path) -> bool:
 
 def _tails(value: Any) -> Iterator[Path]:
     yield ()
-    if isinstance(value, dict):
-        for key, item in cast("dict[str, Any]", value).items():
+    if is_mapping(value):
+        for key, item in value.items():
             yield from ((key, *tail) for tail in _tails(item))
-    elif isinstance(value, list):
-        for index, item in enumerate(cast("list[Any]", value)):
+    elif is_list(value):
+        for index, item in enumerate(value):
             yield from ((index, *tail) for tail in _tails(item))
 
 
@@ -189,23 +190,23 @@ def _without(marks: Mapping[Path, Mark], prefix: Path) -> dict[Path, Mark]:
 def _make_absolute(content: dict[str, Any], folder: FilePath) -> None:
     """Makes the paths of stores, scratch, sources and ``{file: …}`` references absolute."""
     stores = content.get("stores")
-    if isinstance(stores, dict):
-        for name, store in cast("dict[str, Any]", stores).items():
+    if is_mapping(stores):
+        for name, store in stores.items():
             stores[name] = _absolute_place(store, ("url",), folder)
     if "scratch" in content:
         content["scratch"] = _absolute_place(content["scratch"], ("url",), folder)
     datasets = content.get("datasets")
-    if isinstance(datasets, list):
-        for dataset in cast("list[Any]", datasets):
-            if isinstance(dataset, dict) and "source" in dataset:
+    if is_list(datasets):
+        for dataset in datasets:
+            if is_mapping(dataset) and "source" in dataset:
                 dataset["source"] = _absolute_source(dataset["source"], folder)
     _absolute_references(content, folder, ())
 
 
 def _absolute_source(source: Any, folder: FilePath) -> Any:
-    if not isinstance(source, dict):
+    if not is_mapping(source):
         return _absolute_place(source, (), folder)
-    kinds = cast("dict[str, Any]", source)
+    kinds = source
     for kind in ("files", "day_paths", "sqlite", "duckdb"):
         if kind in kinds:
             kinds[kind] = _absolute_place(kinds[kind], ("path",), folder)
@@ -216,21 +217,21 @@ def _absolute_place(place: Any, keys: tuple[str, ...], folder: FilePath) -> Any:
     """Makes a path absolute that is written as text, or below one of the keys of a mapping."""
     if isinstance(place, str) and place and "://" not in place:
         return os.path.normpath(folder / FilePath(place).expanduser())
-    if isinstance(place, dict):
-        mapping = cast("dict[str, Any]", place)
+    if is_mapping(place):
+        mapping = place
         for key in keys:
             if key in mapping:
                 mapping[key] = _absolute_place(mapping[key], (), folder)
-    return cast("Any", place)
+    return place
 
 
 def _absolute_references(value: Any, folder: FilePath, path: Path) -> None:
-    if isinstance(value, dict):
-        mapping = cast("dict[str, Any]", value)
+    if is_mapping(value):
+        mapping = value
         if len(path) > 1 and is_reference(mapping) and "file" in mapping:
             mapping["file"] = _absolute_place(mapping["file"], (), folder)
         for key, item in mapping.items():
             _absolute_references(item, folder, (*path, key))
-    elif isinstance(value, list):
-        for index, item in enumerate(cast("list[Any]", value)):
+    elif is_list(value):
+        for index, item in enumerate(value):
             _absolute_references(item, folder, (*path, index))

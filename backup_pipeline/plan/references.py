@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from pydantic import PlainValidator
 
 from backup_pipeline.engine.errors import UsageError
+from backup_pipeline.plan.content import is_list, is_mapping
 from backup_pipeline.plan.problems import one_of
 from backup_pipeline.plan.values import mistake
 
@@ -18,8 +19,8 @@ __all__ = [
     "Reference",
     "Secret",
     "Text",
-    "is_reference",
     "has_url_password",
+    "is_reference",
     "literal_secrets",
     "parse_reference",
     "parse_text",
@@ -98,9 +99,9 @@ class Reference:
 
 def is_reference(value: Any) -> bool:
     """Tells whether a plain value is written as a reference."""
-    if not isinstance(value, dict):
+    if not is_mapping(value):
         return False
-    keys = cast("dict[str, Any]", value)
+    keys = value
     named = isinstance(keys.get("env"), str) or isinstance(keys.get("file"), str)
     return named and set(keys) <= {"env", "file", "default"}
 
@@ -109,9 +110,9 @@ def parse_reference(value: Any, *, secret: bool = False) -> Reference:
     """Reads ``{env: NAME}``, ``{env: NAME, default: text}`` or ``{file: path}``."""
     allowed = ("env", "file") if secret else ("env", "file", "default")
     form = "write {env: NAME} or {file: path}"
-    if not isinstance(value, dict):
+    if not is_mapping(value):
         raise mistake("not a reference", form)
-    keys = cast("dict[str, Any]", value)
+    keys = value
     for key in keys:
         if secret and key == "default":
             raise mistake("a secret cannot have a default in the plan", form)
@@ -131,7 +132,7 @@ def parse_reference(value: Any, *, secret: bool = False) -> Reference:
 
 def parse_text(value: Any) -> str | Reference:
     """Reads text, or a reference to it."""
-    if isinstance(value, dict):
+    if is_mapping(value):
         return parse_reference(value)
     if not isinstance(value, str) or not value.strip():
         raise mistake("not text", "write text, or {env: NAME}")
@@ -140,12 +141,12 @@ def parse_text(value: Any) -> str | Reference:
 
 def _parse_secret(value: Any) -> Reference:
     # The value is never repeated in the message: it may be the secret itself.
-    if not isinstance(value, dict):
+    if not is_mapping(value):
         raise mistake(
             "a secret does not belong in the plan",
             "name where it is: {env: NAME} or {file: path}",
         )
-    return parse_reference(cast("dict[str, Any]", value), secret=True)
+    return parse_reference(value, secret=True)
 
 
 def literal_secrets(options: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
@@ -155,16 +156,16 @@ def literal_secrets(options: Any, path: tuple[str | int, ...] = ()) -> list[tupl
         The paths of the offending values; never the values.
     """
     if is_reference(options):
-        reference = cast("dict[str, Any]", options)
+        reference = options
         last = str(path[-1]) if path else ""
         exposed = "default" in reference and _SECRET_KEY.search(last)
         return [path] if exposed else []
     found: list[tuple[str | int, ...]] = []
-    if isinstance(options, dict):
-        for key, value in cast("dict[str, Any]", options).items():
+    if is_mapping(options):
+        for key, value in options.items():
             found += literal_secrets(value, (*path, key))
-    elif isinstance(options, list):
-        for index, value in enumerate(cast("list[Any]", options)):
+    elif is_list(options):
+        for index, value in enumerate(options):
             found += literal_secrets(value, (*path, index))
     elif isinstance(options, str):
         named = bool(path) and _SECRET_KEY.search(str(path[-1])) is not None
@@ -185,14 +186,14 @@ def resolve_references(value: Any, environ: Mapping[str, str], what: str) -> Any
         UsageError: A value that is referred to is not there.
     """
     if is_reference(value):
-        keys = cast("dict[str, str]", value)
+        keys = value
         reference = Reference(keys.get("env"), keys.get("file"), keys.get("default"))
         return reference.resolve(environ, what)
-    if isinstance(value, dict):
-        items = cast("dict[str, Any]", value).items()
+    if is_mapping(value):
+        items = value.items()
         return {key: resolve_references(item, environ, f"{key} of {what}") for key, item in items}
-    if isinstance(value, list):
-        return [resolve_references(item, environ, what) for item in cast("list[Any]", value)]
+    if is_list(value):
+        return [resolve_references(item, environ, what) for item in value]
     return value
 
 

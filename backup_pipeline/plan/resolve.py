@@ -7,21 +7,18 @@ from datetime import time, timedelta
 from typing import Any
 
 from backup_pipeline.plan.cadence import interval
+from backup_pipeline.plan.content import is_list, is_mapping
 from backup_pipeline.plan.model import (
     Anomaly,
     Dataset,
     Drill,
     Keep,
-    KeySpec,
-    Lock,
     OnChange,
     Plan,
     RunRules,
-    ScratchSpec,
-    SourceSpec,
-    StoreSpec,
     Tier,
 )
+from backup_pipeline.plan.places import KeySpec, Lock, ScratchSpec, SourceSpec, StoreSpec
 from backup_pipeline.plan.presets import PRESETS
 from backup_pipeline.plan.references import Reference
 from backup_pipeline.plan.schema import (
@@ -227,9 +224,9 @@ def _source(written: DatasetWritten, key: str) -> SourceSpec:
 def _fill(value: Any, asset: str) -> Any:
     if isinstance(value, str):
         return fill_asset(value, asset)
-    if isinstance(value, dict):
+    if is_mapping(value):
         return {key: _fill(item, asset) for key, item in value.items()}
-    if isinstance(value, list):
+    if is_list(value):
         return [_fill(item, asset) for item in value]
     return value
 

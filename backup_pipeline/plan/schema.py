@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
+from backup_pipeline.plan.content import is_list, is_mapping
 from backup_pipeline.plan.references import Reference, Secret, Text, has_url_password, parse_text
 from backup_pipeline.plan.sourcekinds import parse_source
 from backup_pipeline.plan.values import (
@@ -157,9 +158,9 @@ class KeyWritten(Written):
     @classmethod
     def _one(cls, value: Any) -> Any:
         form = "write {passphrase: {env: BACKUP_PASSPHRASE}} or {key_file: {file: path}}"
-        if not isinstance(value, dict):
+        if not is_mapping(value):
             raise mistake("a key does not belong in the plan", form)
-        keys = cast("dict[str, Any]", value)
+        keys = value
         later = [key for key in keys if key in _LATER_KEYS]
         if later:
             raise mistake(f"keys by {later[0]} are not supported yet", form)
@@ -258,7 +259,7 @@ def check_tags(tags: dict[str, str]) -> tuple[str, str] | None:
 
 def _rpo(value: Any) -> Any:
     """One duration counts for the first tier, whichever that is."""
-    return value if isinstance(value, dict) else {FIRST_TIER: value}
+    return value if is_mapping(value) else {FIRST_TIER: value}
 
 
 class PolicyFields(Written):
@@ -289,7 +290,7 @@ class OverrideWritten(PolicyFields):
 
 def _asset(value: Any) -> str:
     form = "write a Dagster asset key, such as vision/train_images"
-    if isinstance(value, list):
+    if is_list(value):
         raise mistake("an asset key is text", "write its parts with '/' between them")
     if not isinstance(value, str) or not value:
         raise mistake("not an asset key", form)
@@ -342,11 +343,11 @@ class DatasetWritten(Written):
     @model_validator(mode="before")
     @classmethod
     def _one_key(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            keys = cast("dict[str, Any]", value)
+        if is_mapping(value):
+            keys = value
             if "asset" in keys and "assets" in keys:
                 raise mistake("asset and assets exclude each other", "put all keys under assets")
-        return cast("Any", value)
+        return value
 
 
 class PlanWritten(Written):

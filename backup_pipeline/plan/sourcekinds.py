@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
+from backup_pipeline.plan.content import is_mapping
 from backup_pipeline.plan.problems import one_of
 from backup_pipeline.plan.references import has_url_password, is_reference
 from backup_pipeline.plan.values import mistake
@@ -71,9 +72,9 @@ def parse_source(value: Any) -> dict[str, Any]:
     """
     if isinstance(value, str):
         return _from_text(value)
-    if not isinstance(value, dict):
+    if not is_mapping(value):
         raise mistake("not a source", "write a path, an s3:// URL or {kind: options}")
-    keys = cast("dict[str, Any]", value)
+    keys = value
     if len(keys) != 1:
         raise mistake(
             "a source has exactly one kind", f"write {{kind: options}} with {_join(INSTALLED)}"
@@ -83,7 +84,7 @@ def parse_source(value: Any) -> dict[str, Any]:
         suggestion = one_of(kind, (*INSTALLED, *LATER))
         raise mistake(f"unknown kind of source '{kind}'", suggestion)
     if kind in LATER:
-        return {kind: written if isinstance(written, dict) else {"value": written}}
+        return {kind: written if is_mapping(written) else {"value": written}}
     return {kind: _options(kind, written)}
 
 
@@ -103,9 +104,9 @@ def _options(kind: str, written: Any) -> dict[str, Any]:
         if kind == "day_paths" and isinstance(written, str) and source_url(written):
             key = "url"
         written = {key: written}
-    if not isinstance(written, dict):
+    if not is_mapping(written):
         raise mistake(f"'{kind}' takes {' or '.join(_KEYS[kind][:2])}")
-    options = dict(cast("dict[str, Any]", written))
+    options = dict(written)
     for key, option in options.items():
         if key not in _KEYS[kind]:
             raise mistake(f"unknown key '{key}' in source {kind}", one_of(key, _KEYS[kind]))

@@ -42,8 +42,17 @@ _UNIT_SECONDS = {
 _UNIT_NAMES = {
     **{name: name for name in _UNIT_SECONDS},
     **{name + "s": name for name in _UNIT_SECONDS},
-    **{"s": "second", "sec": "second", "secs": "second", "min": "minute", "mins": "minute"},
-    **{"h": "hour", "hr": "hour", "hrs": "hour", "d": "day", "w": "week", "y": "year"},
+    "s": "second",
+    "sec": "second",
+    "secs": "second",
+    "min": "minute",
+    "mins": "minute",
+    "h": "hour",
+    "hr": "hour",
+    "hrs": "hour",
+    "d": "day",
+    "w": "week",
+    "y": "year",
 }
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*(?:,|and\b)?\s*")
 _MAX_DURATION = timedelta(days=365 * 1000)
