@@ -118,6 +118,8 @@ class Packer:
         self._before_first: Callable[[], None] | None = before_first
         self._first_lock = threading.Lock()
         self._pack_lock = threading.Lock()
+        # Not the lock above: its holder may be waiting for a buffer that an upload will free.
+        self._count_lock = threading.Lock()
         self._open: _OpenPack | None = None
         self.stored_bytes = 0
         self.new_raw_bytes = 0
@@ -149,9 +151,9 @@ class Packer:
     # What the reading thread calls.
 
     @property
-    def next_task(self) -> int:
-        """The number of the task that will be submitted next, from 1."""
-        return self._submitted + 1
+    def submitted(self) -> int:
+        """The number of the task submitted last, from 1; 0 before any was."""
+        return self._submitted
 
     def finished_through(self) -> int:
         """All tasks up to this number are done; raises what went wrong in any."""
@@ -364,7 +366,7 @@ class Packer:
             name = self._run + digest.digest()
             self._repository.store.put(self._repository.pack_path(name), [content, tail])
             self._index.name_pack(pack.number, name)
-            with self._pack_lock:
+            with self._count_lock:
                 self.stored_bytes += pack.end + len(tail)
                 self.packs += 1
             self._pack_buffers.put(pack.buffer)

@@ -27,13 +27,18 @@ _NUMBERED = pa.struct([pa.field("pack", pa.uint32(), nullable=False), *list(CHUN
 
 @dataclass(slots=True)
 class _Pending:
-    """Changed rows of one batch, waiting for their chunks."""
+    """Changed rows of one batch, waiting for their chunks.
+
+    Attributes:
+        last_task: All their content is in the packer's tasks up to this one; None while some of
+            it stands in the buffer for small files and is in no task yet.
+    """
 
     rows: pa.RecordBatch
     contents: list[Content | None]
     details: list[Details | None]
     states: dict[int, tuple[str, str]]
-    last_task: int
+    last_task: int | None
 
 
 class _Grew(Exception):
@@ -80,7 +85,7 @@ class EntryReader:
                 if state == GOOD and type in _WITH_BYTES
             ]
         )
-        pending = _Pending(rows, [], [], {}, 0)
+        pending = _Pending(rows, [], [], {}, None)
         for number, values in enumerate(zip(*columns.values(), strict=True)):
             path, type, state, size, links, device, inode, etag = values
             content: Content | None = None
@@ -103,16 +108,15 @@ class EntryReader:
             pending.details.append(details)
             self._meter.add(size if type in _WITH_BYTES else 0, 1)
         self._note_problems(rows, pending.states)
-        pending.last_task = self._packer.next_task
+        pending.last_task = None if self._members else self._packer.submitted
         self._pending.append(pending)
         self._settle()
 
     def finish(self) -> None:
         """Hand over what is left; all rows are in ``batches`` on return."""
         self._flush()
-        self._packer.wait_through(self._packer.next_task - 1)
-        while self._pending:
-            self.batches.append(_finished(self._pending.popleft(), self._index, self._packer))
+        self._packer.wait_through(self._packer.submitted)
+        self._settle()
         if self._solid is not None:
             self._packer.buffers.put(self._solid)
             self._solid = None
@@ -123,7 +127,10 @@ class EntryReader:
 
     def _settle(self) -> None:
         done = self._packer.finished_through()
-        while self._pending and self._pending[0].last_task <= done:
+        while self._pending:
+            last = self._pending[0].last_task
+            if last is None or last > done:
+                return
             self.batches.append(_finished(self._pending.popleft(), self._index, self._packer))
 
     def _with_bytes(
@@ -186,6 +193,9 @@ class EntryReader:
             self._packer.solid(self._solid, self._members)
             self._solid = None
             self._members = []
+            for pending in self._pending:
+                if pending.last_task is None:
+                    pending.last_task = self._packer.submitted
         self._solid_end = 0
 
     def _read_large(self, reader: Reader) -> tuple[Content, Details]:
@@ -299,7 +309,7 @@ def chunk_column(
         if place is None:
             # Claimed by a task behind ours that is not done yet.
             assert packer is not None
-            packer.wait_through(packer.next_task - 1)
+            packer.wait_through(packer.submitted)
             place = index.place(identity)
             assert place is not None
         places.append(place)
