@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import click
 
 from backup_pipeline import __version__
+from backup_pipeline.cli.call import explain
 from backup_pipeline.engine.errors import BackupError
 
 __all__ = ["main"]
@@ -107,11 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json, debug = "--json" in given, "--debug" in given
     try:
-        code = _run(given)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        return _reader_left()
+        return _run(given)
     except (KeyboardInterrupt, click.exceptions.Abort):
         return INTERRUPTED
     except click.ClickException as error:
@@ -144,11 +140,7 @@ def _misused(error: click.ClickException, as_json: bool) -> int:
 
 def _failed(error: BackupError, as_json: bool) -> int:
     if as_json:
-        from backup_pipeline.process import write_error
-
-        written = write_error(error)
-        written["type"] = written.pop("classes")[0]
-        print(json.dumps({"error": written}, indent=2))
+        print(json.dumps({"error": explain(error)}, indent=2))
     else:
         _complain(f"error: {error}")
     return error.exit_code
@@ -172,10 +164,3 @@ def _print_json(type: str, code: int, message: str, hint: str) -> None:
 
 def _complain(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-def _reader_left() -> int:
-    """Whoever read our output has gone, as `head` does: end quietly, as others do."""
-    # Python flushes standard output once more at the end; it must not fail a second time.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0

@@ -12,18 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backup_pipeline.cli.progress import ProgressDisplay
-from backup_pipeline.engine.errors import UsageError
+from backup_pipeline.engine.errors import BackupError, UsageError
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.keys import Secret
     from backup_pipeline.plan import Plan
     from backup_pipeline.runner import Reader, Runner
 
-__all__ = ["PASSPHRASE_VARIABLE", "PLAN_VARIABLE", "Call"]
+__all__ = ["PASSPHRASE_VARIABLE", "PLAN_VARIABLE", "Call", "explain"]
 
 PLAN_VARIABLE = "BACKUP_PLAN"
 PASSPHRASE_VARIABLE = "BACKUP_PASSPHRASE"
 DEFAULT_PLAN = "backup.yaml"
+
+
+def explain(error: BackupError) -> dict[str, Any]:
+    """An error as it stands in a JSON answer."""
+    from backup_pipeline.process import write_error
+
+    written = write_error(error)
+    return {"type": written.pop("classes")[0], **written}
 
 
 @dataclass(slots=True)
@@ -39,7 +47,6 @@ class Call:
         encryption: ``none`` to read a store that was made without encryption.
         endpoint: S3 endpoint of the store.
         region: S3 region of the store.
-        debug: Whether to show the traceback of an unexpected error.
     """
 
     json: bool = False
@@ -50,9 +57,13 @@ class Call:
     encryption: str | None = None
     endpoint: str | None = None
     region: str | None = None
-    debug: bool = False
-    progress: ProgressDisplay = field(default_factory=ProgressDisplay)
+    progress: ProgressDisplay = field(init=False)
     _reader: Reader | None = None
+
+    def __post_init__(self) -> None:
+        """Lines of progress go to standard output, which a scheduled call may drop, unless that
+        is the answer's."""
+        self.progress = ProgressDisplay(sys.stderr if self.json else sys.stdout)
 
     # -- what is read
 
@@ -166,10 +177,10 @@ class Call:
             self.progress.clear()
             print(text)
 
-    def notice(self, text: str) -> None:
+    def notice(self, text: str, word: str = "note") -> None:
         """One line beside the answer, on standard error."""
         self.progress.clear()
-        print(f"note: {text}", file=sys.stderr)
+        print(f"{word}: {text}", file=sys.stderr)
 
     def answer(self, document: Any, show: Callable[[], None]) -> None:
         """Give the verb's answer: as JSON where it was asked for, else as ``show`` prints it."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -12,6 +14,9 @@ import click
 from backup_pipeline.cli.call import PLAN_VARIABLE, Call
 
 __all__ = ["AT", "DAY", "INCLUDE", "SNAPSHOT", "TIER", "day_or_none", "verb"]
+
+READER_LEFT = 141
+"""What a shell says of a command that SIGPIPE ended."""
 
 TIER = click.option("--tier", metavar="TIER", help="Look in, or write to, this tier alone.")
 DAY = click.option(
@@ -67,6 +72,13 @@ def day_or_none(moment: datetime | None) -> Any:
     return moment.date() if moment is not None else None
 
 
+def _reader_left() -> int:
+    """Whoever read our output has gone, as `head` does: end quietly, as other commands do."""
+    # Python flushes standard output once more at the end; it must not fail a second time.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return READER_LEFT
+
+
 def verb(*, bare: bool, dataset: bool = True) -> Callable[[Callable[..., int]], click.Command]:
     """Make a function a verb: it is given a ``Call`` first, and returns the exit code.
 
@@ -103,9 +115,13 @@ def verb(*, bare: bool, dataset: bool = True) -> Callable[[Callable[..., int]], 
                 region=region,
             )
             try:
-                return function(call, **arguments)
+                code = function(call, **arguments)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                return _reader_left()
             finally:
                 call.close()
+            return code
 
         wrapped: Any = run
         # The last decorator's option is listed first in the help.

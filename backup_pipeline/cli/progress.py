@@ -19,12 +19,11 @@ class ProgressDisplay:
     """Takes the engine's reports, several a second.
 
     Args:
-        lines_to: Where lines go where standard error is no terminal; default: standard output,
-            so that a scheduled call whose standard output is dropped stays silent.
+        lines_to: Where lines go if standard error is no terminal.
     """
 
-    def __init__(self, lines_to: TextIO | None = None) -> None:
-        self.lines_to = lines_to
+    def __init__(self, lines_to: TextIO) -> None:
+        self._lines_to = lines_to
         self._bar: Any = None
         self._task: Any = None
         self._next_line_s = time.monotonic() + LINE_INTERVAL_S
@@ -36,7 +35,7 @@ class ProgressDisplay:
             self._draw(progress)
         elif time.monotonic() >= self._next_line_s:
             self._next_line_s = time.monotonic() + LINE_INTERVAL_S
-            print(progress.line(), file=self.lines_to or sys.stdout, flush=True)
+            print(progress.line(), file=self._lines_to, flush=True)
 
     def _draw(self, progress: Progress) -> None:
         if self._bar is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from backup_pipeline.cli.call import Call
+from backup_pipeline.cli.call import Call, explain
 from backup_pipeline.cli.options import AT, DAY, INCLUDE, SNAPSHOT, TIER, day_or_none, verb
 from backup_pipeline.engine.errors import BackupError, NotFound
 
@@ -181,7 +181,7 @@ def _document(
         "damage": [one for report in reports for one in report.damage],
         "tiers": [report.to_json() for report in reports],
         "errors": [
-            {"dataset": key, "tier": tier, "message": error.message, "hint": error.hint}
+            {"dataset": key, "tier": tier, "error": explain(error)}
             for key, tier, error in failures
         ],
     }

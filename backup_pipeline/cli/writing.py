@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from backup_pipeline.cli.call import Call
+from backup_pipeline.cli.call import Call, explain
 from backup_pipeline.cli.options import DAY, SNAPSHOT, TIER, day_or_none, verb
 from backup_pipeline.engine.errors import BackupError, UsageError
 
@@ -45,8 +45,8 @@ def backup(
                 raise UsageError(
                     f"no dataset has a tier {tier!r}", f"tiers: {', '.join(runner.plan.tier_names)}"
                 )
-        results: list[Result] = []
-        failures: list[BackupError] = []
+        document: list[dict[str, Any]] = []
+        worst = 0
         for key in wanted:
             try:
                 result = runner.backup(key, tier, day=day_or_none(day), kind=kind, force=force)
@@ -54,15 +54,15 @@ def backup(
                 if call.dataset:
                     raise
                 # One dataset's failure must not cost the others their backup.
-                failures.append(error)
-                call.notice(f"{key} failed: {error}")
+                document.append({"dataset": key, "error": explain(error)})
+                call.notice(f"{key}: {error}", "error")
+                worst = max(worst, error.exit_code)
                 continue
-            results.append(result)
+            document.append(result.to_json())
+            worst = max(worst, _code(result))
             _tell(call, result)
-        document = [result.to_json() for result in results]
         call.answer(document[0] if call.dataset else document, lambda: None)
-    worst = max((error.exit_code for error in failures), default=0)
-    return worst or max((_code(result) for result in results), default=0)
+    return worst
 
 
 @verb(bare=False)

@@ -177,7 +177,7 @@ class Runner(PlanReader):
         if task.dataset.late == "accept":
             donor = self._donor(task, timings=("late",))
             return self._copy(task, donor) if donor else self._read(task, source, "late")
-        days = [*self._days_there(task.dataset), self.today()]
+        days = sorted({*self._days_there(task.dataset), self.today()})
         raise DayUnavailable(
             f"{task.dataset.key} of {task.day} cannot be had in tier {task.rules.name}: no other"
             f" tier holds a good snapshot of that day, and {reason};"
@@ -248,7 +248,9 @@ class Runner(PlanReader):
             )
             return self._copy(task, donors[nearest], timing="late")
         first = spec.first_tier
-        if nearest is None:
+        if nearest is None and donors:
+            hint = "no day is over yet; `backup-pipeline copy` copies a snapshot of an open day"
+        elif nearest is None:
             hint = f"back it up first: `backup-pipeline backup {spec.key} --tier {first.name}`"
         else:
             hint = f"`if_missed: nearest` in tier {rules.name} takes the nearest day, marked late"
