@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from datetime import date
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from backup_pipeline.engine.errors import DayUnavailable, SourceError, UsageError
 from backup_pipeline.engine.store.s3_settings import S3Settings
+from backup_pipeline.sources.ahead import PART_BYTES, ReadAhead
 from backup_pipeline.sources.base import (
     GOOD,
-    SKIPPED,
     UNREADABLE,
     Details,
     Fingerprint,
+    Reader,
     Source,
     Unreadable,
     scan_schema,
@@ -29,15 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ObjectsSource"]
 
-PART_BYTES: Final = 8 << 20
-"""Large objects are read in ranges of this size."""
-
 _PARTS_AHEAD: Final = 3
-_OBJECTS_AHEAD: Final = 32
-_BYTES_AHEAD: Final = 64 << 20
-_THREADS: Final = 16
 _REOPENINGS: Final = 5
 _BATCH_ROWS: Final = 8192
+_NO_PATH = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|\0")
+_PERCENT: Final = {"": "%", ".": "%2E", "..": "%2E%2E"}
 
 
 class ObjectsSource(Source):
@@ -46,6 +43,9 @@ class ObjectsSource(Source):
     Consistency: each object by itself, and each is read in one version only (``If-Match``). An
     object that was replaced since it was listed is recorded as it is when it is read. Change
     marks are etag, size and time of writing, hence unchanged objects are never read again.
+
+    A key whose segments make no path (``a//b``) gets one with percent signs. A marker of a folder
+    (an empty object whose key ends in a slash) is recorded as that folder.
 
     Version ids are not part of the marks: plain listings have none, and listings of versions cost
     in proportion to all versions ever kept.
@@ -83,7 +83,8 @@ class ObjectsSource(Source):
         self._exclude = _excluder(exclude)
         self._bucket = Bucket(self._settings, page_size=page_size)
         self._base = self._folder
-        self._ahead = _ReadAhead(self._bucket)
+        self._odd: dict[bytes, str] = {}
+        self._ahead = ReadAhead(self._bucket)
 
     @property
     def _folder(self) -> str:
@@ -108,34 +109,21 @@ class ObjectsSource(Source):
             SourceError: The prefix cannot be listed, or nothing is there: to S3 a prefix that was
                 misspelt and one that was emptied look the same.
         """
-        pages = self._pages()
-        if self._settings.endpoint or self._settings.bucket.endswith("--x-s3"):
-            # Not every server lists in the order of bytes, so all of it has to be seen first.
-            pages = _sorted_pages(pages)
-        last = None
-        for page in pages:
-            for listed in page:
-                if last is not None and last >= listed.key.encode():
-                    raise SourceError(
-                        f"{self.describe()}: the server lists {listed.key!r} out of order",
-                        "try again; if it stays so, this server's listings cannot be relied on",
-                    )
-                last = listed.key.encode()
-            rows = [row for listed in page if (row := self._row(listed)) is not None]
-            if rows:
-                yield _batch(rows)
+        yield from self._listing().to_batches(max_chunksize=_BATCH_ROWS)
 
     def prefetch(self, entries: Sequence[tuple[bytes, int, str | None]]) -> None:
         """Begin to read what will be opened next, as far as memory is set aside for it."""
         self._ahead.announce([(self._key(path), size, etag) for path, size, etag in entries])
 
-    def open(self, path: bytes, type: str, *, etag: str | None = None) -> ObjectReader:
+    def open(self, path: bytes, type: str, *, etag: str | None = None) -> Reader:
         """Open one object, in the version that was listed or, if that is gone, the newest.
 
         Raises:
             Unreadable: It is gone, or refused.
             SourceError: The server does not answer.
         """
+        if type == "directory":
+            return _FolderReader()
         key = self._key(path)
         for _ in range(_REOPENINGS):
             newest = None
@@ -157,7 +145,48 @@ class ObjectsSource(Source):
         )
 
     def _key(self, path: bytes) -> str:
-        return self._base + path.decode()
+        return self._base + (self._odd.get(path) or path.decode())
+
+    def _listing(self) -> pa.Table:
+        """Everything, sorted: not every server lists in the order of bytes."""
+        import pyarrow as pa
+
+        self._odd = {}
+        pages: list[pa.RecordBatch] = []
+        markers: dict[bytes, Listed] = {}
+        for page in self._pages():
+            rows: list[tuple[bytes, Listed]] = []
+            for listed in page:
+                path = self._path(listed)
+                if self._exclude is not None and self._exclude(path):
+                    continue
+                if listed.size == 0 and listed.key.endswith("/"):
+                    markers[path] = listed
+                else:
+                    rows.append((path, listed))
+            pages.append(_batch(rows, "object"))
+        objects = pa.Table.from_batches(pages, schema=scan_schema())
+        markers.pop(b"", None)
+        folders = _without(_batch(list(markers.items()), "directory"), objects)
+        return _sorted(pa.concat_tables([objects, folders]).combine_chunks(), self.describe())
+
+    def _path(self, listed: Listed) -> bytes:
+        """Return the path for a key: the same but where that would be none.
+
+        A folder's marker gets the folder's path. Segments that are empty, ``.`` or ``..`` cannot
+        be restored to any directory and are written with percent signs.
+        """
+        rest = listed.key[len(self._base) :]
+        if listed.size == 0 and (not rest or rest.endswith("/")):
+            rest = rest[:-1]
+            if not rest:
+                return b""  # the marker of the prefix itself
+        if not _NO_PATH.search(rest):
+            return rest.encode()
+        segments = [_PERCENT.get(segment, segment) for segment in rest.split("/")]
+        path = "/".join(segments).replace("\0", "%00").encode()
+        self._odd[path] = rest
+        return path
 
     def _pages(self) -> Iterator[list[Listed]]:
         self._base, found = self._folder, False
@@ -172,29 +201,26 @@ class ObjectsSource(Source):
                 f"there is nothing below {self.describe()}",
                 "check the url in the plan; an empty prefix is never taken for an empty dataset",
             )
-        self._base = self._prefix.rpartition("/")[0]
-        self._base += "/" if self._base else ""
+        self._base = self._prefix[: self._prefix.rfind("/") + 1]
         yield single[:1]
 
-    def _row(self, listed: Listed) -> tuple[Any, ...] | None:
-        path = listed.key[len(self._base) :].encode()
-        if self._exclude is not None and self._exclude(path):
-            return None
-        type, state, reason = "object", GOOD, None
-        if not path:
-            if listed.size == 0:
-                return None  # the prefix's own folder marker
-            state, reason = UNREADABLE, "it is stored under the prefix itself and has no path"
-        elif path.endswith(b"/") and listed.size == 0:
-            type, state = "folder marker", SKIPPED
-            reason = "a folder marker has no bytes to keep"
-        return (path, type, state, reason, listed.size, listed.modified_ns, listed.etag)
+
+class _FolderReader:
+    """A folder's marker has neither bytes nor details."""
+
+    def read_into(self, buffer: memoryview) -> int:
+        """There is nothing."""
+        return 0
+
+    def finish(self) -> Details:
+        """There is nothing."""
+        return Details()
 
 
 class ObjectReader:
     """Reads one version of one object, some ranges ahead."""
 
-    def __init__(self, ahead: _ReadAhead, key: str, first: Part, *, listed: bool) -> None:
+    def __init__(self, ahead: ReadAhead, key: str, first: Part, *, listed: bool) -> None:
         self._ahead = ahead
         self._key = key
         self._first = first
@@ -248,87 +274,6 @@ class ObjectReader:
         self._coming.clear()
 
 
-class _ReadAhead:
-    """Reads in other threads what will be wanted next, within bounds."""
-
-    def __init__(self, bucket: Bucket) -> None:
-        self._bucket = bucket
-        self._threads: ThreadPoolExecutor | None = None
-        self._announced: deque[tuple[str, int, str | None]] = deque()
-        self._begun: OrderedDict[tuple[str, str], tuple[Future[Part], int]] = OrderedDict()
-        self._begun_bytes = 0
-
-    def announce(self, entries: Sequence[tuple[str, int, str | None]]) -> None:
-        """Take note of (key, size, etag) in the order in which they will be opened."""
-        while self._begun:
-            self._forget(next(iter(self._begun)))
-        self._announced = deque(entries)
-        self._begin()
-
-    def first(self, key: str, size: int | None, etag: str) -> Part:
-        """Return an object's first part, or all of it; raises as ``Bucket.read`` does."""
-        begun = self._begun.get((key, etag))
-        while self._begun and begun is not None and next(iter(self._begun)) != (key, etag):
-            self._forget(next(iter(self._begun)))  # it was passed over
-        if begun is None:
-            size = self._pass_over(key) if size is None else size
-            small = size is not None and size <= PART_BYTES
-            part = self.part(key, etag, 0, None if small else PART_BYTES)
-        else:
-            part = begun[0]
-        self._begin()
-        try:
-            return part.result()
-        finally:
-            self._forget((key, etag))
-            self._begin()
-
-    def part(self, key: str, etag: str, offset: int, length: int | None) -> Future[Part]:
-        """Begin to read some bytes."""
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(_THREADS, "read-ahead")
-        return self._threads.submit(self._bucket.read, key, etag, offset, length)
-
-    def _begin(self) -> None:
-        while self._announced and len(self._begun) < _OBJECTS_AHEAD:
-            key, size, etag = self._announced[0]
-            held_bytes = min(size, PART_BYTES)
-            if self._begun and self._begun_bytes + held_bytes > _BYTES_AHEAD:
-                return
-            self._announced.popleft()
-            if etag is not None and (key, etag) not in self._begun:
-                part = self.part(key, etag, 0, None if size <= PART_BYTES else PART_BYTES)
-                self._begun[key, etag] = (part, held_bytes)
-                self._begun_bytes += held_bytes
-
-    def _pass_over(self, key: str) -> int | None:
-        """Return the size that was announced for ``key``; what came before it was not wanted."""
-        if not any(announced == key for announced, _, _ in self._announced):
-            return None
-        while self._announced:
-            announced, size, _ = self._announced.popleft()
-            if announced == key:
-                return size
-        return None
-
-    def _forget(self, which: tuple[str, str]) -> None:
-        begun = self._begun.pop(which, None)
-        if begun is not None:
-            begun[0].cancel()
-            self._begun_bytes -= begun[1]
-
-
-def _sorted_pages(pages: Iterator[list[Listed]]) -> Iterator[list[Listed]]:
-    everything = [listed for page in pages for listed in page]
-    everything.sort(key=_bytes_of_key)
-    for start in range(0, len(everything), _BATCH_ROWS):
-        yield everything[start : start + _BATCH_ROWS]
-
-
-def _bytes_of_key(listed: Listed) -> bytes:
-    return listed.key.encode()
-
-
 def _excluder(globs: Sequence[str]) -> Callable[[bytes], bool] | None:
     if not globs:
         return None
@@ -338,11 +283,17 @@ def _excluder(globs: Sequence[str]) -> Callable[[bytes], bool] | None:
     return lambda path: any(pattern.search(path) for pattern in patterns)
 
 
-def _batch(rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
+def _batch(rows: Sequence[tuple[bytes, Listed]], type: str) -> pa.RecordBatch:
     import pyarrow as pa
 
-    names = ("path", "type", "state", "reason", "size", "mtime_ns", "etag")
-    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+    columns: dict[str, Any] = {
+        "path": [path for path, _ in rows],
+        "type": [type] * len(rows),
+        "state": [GOOD] * len(rows),
+        "size": [listed.size for _, listed in rows],
+        "mtime_ns": [listed.modified_ns for _, listed in rows],
+        "etag": [listed.etag for _, listed in rows],
+    }
     arrays = [
         pa.array(columns[field.name], field.type)
         if field.name in columns
@@ -350,3 +301,30 @@ def _batch(rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
         for field in scan_schema()
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=scan_schema())
+
+
+def _without(folders: pa.RecordBatch, objects: pa.Table) -> pa.Table:
+    """Leave out folders whose path is an object's too."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = pa.Table.from_batches([folders])
+    taken = pc.is_in(objects.column("path"), value_set=folders.column("path"))
+    names = objects.filter(taken).column("path").combine_chunks()
+    return table.filter(pc.invert(pc.is_in(table.column("path"), value_set=names)))
+
+
+def _sorted(rows: pa.Table, place: str) -> pa.Table:
+    import pyarrow.compute as pc
+
+    def ascending(paths: Any) -> bool:
+        return bool(pc.all(pc.less(paths[:-1], paths[1:])).as_py())
+
+    if len(rows) > 1 and not ascending(rows.column("path")):
+        rows = rows.take(pc.sort_indices(rows, sort_keys=[("path", "ascending")]))
+        if not ascending(rows.column("path")):
+            raise SourceError(
+                f"{place}: two objects have the same path",
+                "keys with empty segments are written with percent signs: rename one of the two",
+            )
+    return rows

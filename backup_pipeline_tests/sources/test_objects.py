@@ -13,11 +13,13 @@ import pyarrow as pa
 import pytest
 
 from backup_pipeline.engine.errors import DayUnavailable, SourceError, UsageError
+from backup_pipeline.engine.format.manifest import check_rows
 from backup_pipeline.s3_server import S3Server
+from backup_pipeline.sources import ahead, open_source
 from backup_pipeline.sources import objects as module
-from backup_pipeline.sources import open_source
-from backup_pipeline.sources.base import Details, Unreadable
-from backup_pipeline.sources.bucket import Bucket
+from backup_pipeline.sources.ahead import PART_BYTES
+from backup_pipeline.sources.base import Details, Unreadable, scan_schema
+from backup_pipeline.sources.bucket import Bucket, Listed, Part
 from backup_pipeline.sources.objects import ObjectsSource
 
 pytestmark = pytest.mark.services
@@ -100,16 +102,16 @@ def test_more_objects_than_a_page_are_listed_and_read(lake: Lake) -> None:
         assert details.steady
 
 
-@pytest.mark.parametrize("ahead", [True, False], ids=["prefetched", "not prefetched"])
-def test_bytes_of_every_size_come_back(lake: Lake, ahead: bool) -> None:
-    sizes = [0, 1, 1000, module.PART_BYTES - 1, module.PART_BYTES, module.PART_BYTES + 1]
-    sizes.append(5 * module.PART_BYTES + 12345)
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "not announced"])
+def test_bytes_of_every_size_come_back(lake: Lake, announced: bool) -> None:
+    sizes = [0, 1, 1000, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1]
+    sizes.append(5 * PART_BYTES + 12345)
     contents = {f"{size:09d}": random.Random(size).randbytes(size) for size in sizes}
     for name, content in contents.items():
         lake.put(name, content)
     source = lake.source()
     rows = rows_of(source)
-    if ahead:
+    if announced:
         announce(source, rows)
     for row in rows:
         content, details = read(source, row, 1_000_003)
@@ -141,7 +143,7 @@ def test_content_type_and_metadata_are_kept(lake: Lake) -> None:
 def test_keys_of_any_characters_are_read(lake: Lake) -> None:
     for name in ODD:
         lake.put(name, name.encode())
-    lake.put("large#", bytes(module.PART_BYTES + 1))
+    lake.put("large#", bytes(PART_BYTES + 1))
     source = lake.source()
     rows = rows_of(source)
     assert [row["path"] for row in rows] == sorted(name.encode() for name in [*ODD, "large#"])
@@ -153,14 +155,79 @@ def test_keys_of_any_characters_are_read(lake: Lake) -> None:
         assert content == row["path"] or row["path"] == b"large#"
 
 
-def test_folder_markers_are_recorded_and_skipped(lake: Lake) -> None:
+def test_folder_markers_are_recorded_as_folders(lake: Lake) -> None:
     lake.put("")
+    lake.put("empty/")
     lake.put("folder/")
+    lake.put("folder-a", b"1")
     lake.put("folder/a", b"1")
-    rows = rows_of(lake.source())
+    source = lake.source()
+    rows = rows_of(source)
     assert [(row["path"], row["type"], row["state"]) for row in rows] == [
-        (b"folder/", "folder marker", "skipped"),
+        (b"empty", "directory", "good"),
+        (b"folder", "directory", "good"),
+        (b"folder-a", "object", "good"),
         (b"folder/a", "object", "good"),
+    ]
+    assert read(source, rows[0]) == (b"", Details())
+
+
+class ListedOnly:
+    """A bucket whose listing has keys that this server does not take."""
+
+    def __init__(self, *keys: str, size: int = 1) -> None:
+        self.listing = [Listed(key, size, 1_000_000, f"tag of {key}") for key in keys]
+        self.read_keys: list[str] = []
+
+    def pages(self, prefix: str) -> Iterator[list[Listed]]:
+        yield [listed for listed in self.listing if listed.key.startswith(prefix)]
+
+    def read(self, key: str, etag: str, offset: int, length: int | None) -> Part:
+        self.read_keys.append(key)
+        return Part(memoryview(b"1"), 1, 1_000_000, etag, None, ())
+
+
+def source_listing(monkeypatch: pytest.MonkeyPatch, listed: ListedOnly) -> ObjectsSource:
+    monkeypatch.setattr(module, "Bucket", lambda *_, **__: listed)
+    return ObjectsSource({"url": "s3://bucket/p"})
+
+
+def test_keys_that_make_no_path_get_one_and_are_read_by_their_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = ["p//", "p//a", "p/../../etc/passwd", "p/./b", "p/a//b", "p/a/b", "p/c/", "p/d\0"]
+    listed = ListedOnly(*keys)
+    source = source_listing(monkeypatch, listed)
+    rows = rows_of(source)
+    assert {row["path"].decode(): row["etag"][7:] for row in rows} == {
+        "%/%": "p//",
+        "%/a": "p//a",
+        "%2E%2E/%2E%2E/etc/passwd": "p/../../etc/passwd",
+        "%2E/b": "p/./b",
+        "a/%/b": "p/a//b",
+        "a/b": "p/a/b",
+        "c/%": "p/c/",
+        "d%00": "p/d\0",
+    }
+    check_rows(pa.Table.from_pylist(rows, schema=scan_schema()), "scan")
+    for row in rows:
+        read(source, row)
+    assert sorted(listed.read_keys) == sorted(keys)
+
+
+def test_two_keys_of_one_path_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_listing(monkeypatch, ListedOnly("p/a//b", "p/a/%/b"))
+    with pytest.raises(SourceError, match="two objects have the same path"):
+        list(source.scan())
+
+
+def test_a_marker_gives_way_to_an_object_of_that_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = ListedOnly("p/", "p/a", "p/a/", "p/b/", "p/b/c", size=0)
+    rows = rows_of(source_listing(monkeypatch, listed))
+    assert [(row["path"], row["type"]) for row in rows] == [
+        (b"a", "object"),
+        (b"b", "directory"),
+        (b"b/c", "object"),
     ]
 
 
@@ -241,7 +308,7 @@ def test_an_object_replaced_since_it_was_listed_is_read_as_it_is_now(lake: Lake)
 def test_an_object_replaced_while_it_is_read_is_torn_and_then_read_again(
     lake: Lake, name: str
 ) -> None:
-    old, new = (random.Random(seed).randbytes(6 * module.PART_BYTES) for seed in (1, 2))
+    old, new = (random.Random(seed).randbytes(6 * PART_BYTES) for seed in (1, 2))
     lake.put(name, old)
     source = lake.source()
     (row,) = rows_of(source)
@@ -373,7 +440,7 @@ def test_what_is_no_prefix_is_refused(options: dict[str, str]) -> None:
 
 
 def test_reading_ahead_stays_within_its_bounds(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BYTES_AHEAD", 10_000)
+    monkeypatch.setattr(ahead, "BYTES_AHEAD", 10_000)
     for number in range(50):
         lake.put(f"{number:02d}", bytes(3000))
     source = lake.source()

@@ -19,8 +19,9 @@ from backup_pipeline.engine.operations.restore import restore
 from backup_pipeline.engine.repository import Repository, unlock_store
 from backup_pipeline.engine.store.memory import MemoryStore
 from backup_pipeline.s3_server import S3Server
+from backup_pipeline.sources.ahead import PART_BYTES
 from backup_pipeline.sources.bucket import Bucket
-from backup_pipeline.sources.objects import PART_BYTES, ObjectsSource
+from backup_pipeline.sources.objects import ObjectsSource
 
 pytestmark = pytest.mark.services
 
@@ -87,6 +88,7 @@ def test_objects_come_back_as_files_with_all_their_bytes(kept: Kept, tmp_path: P
     contents["large"] = random.Random(0).randbytes(3 * PART_BYTES + 5)
     for name, content in contents.items():
         kept.put(name, content)
+    kept.put("empty/folder/", b"")
     snapshot = kept.back_up()
     assert snapshot.status == "complete"
     assert snapshot.files == len(contents)
@@ -99,6 +101,7 @@ def test_objects_come_back_as_files_with_all_their_bytes(kept: Kept, tmp_path: P
         if path.is_file()
     }
     assert found == contents
+    assert (restored / "empty" / "folder").is_dir()
 
 
 def test_unchanged_objects_are_never_read_again(kept: Kept, reads: Counter[str]) -> None:
