@@ -1,7 +1,7 @@
 """Asset checks: complete, matches, restores, fresh, and the hours that an hourly tier covers."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from math import ceil
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from backup_pipeline.engine.errors import BackupError
+from backup_pipeline.engine.errors import BackupError, DamageError
 from backup_pipeline.engine.progress import human_bytes, human_seconds
 from backup_pipeline.metadata import key
 from backup_pipeline.plan.cadence import window
@@ -43,6 +43,9 @@ DEFAULT_DRILL_SAMPLE = 0.01
 """What a drill restores where the policy has drills switched off and one is asked for by hand."""
 
 SHOWN_DAMAGE = 100
+
+Verdict = tuple[bool, str, dict[str, Any]]
+"""Passed or not, one sentence, metadata."""
 
 
 class MatchesConfig(dg.Config):
@@ -118,9 +121,8 @@ def _matches(asset: TierAsset, wiring: Wiring) -> dg.AssetChecksDefinition:
         context: dg.AssetCheckExecutionContext, config: MatchesConfig
     ) -> Iterator[dg.AssetCheckResult]:
         arguments = _of_day(context, asset) | {"read_data": config.read_data}
-        report = _run(context, wiring, "verify", arguments)
-        passed, sentence, said = verify_verdict(report)
-        yield _result(asset, MATCHES, passed, sentence, said | _day_said(arguments))
+        verdict = _judge(context, wiring, "verify", arguments, verify_verdict)
+        yield _result(asset, MATCHES, *verdict)
 
     return matches
 
@@ -143,9 +145,8 @@ def _restores(asset: TierAsset, wiring: Wiring) -> dg.AssetChecksDefinition:
         context: dg.AssetCheckExecutionContext, config: RestoresConfig
     ) -> Iterator[dg.AssetCheckResult]:
         arguments = _of_day(context, asset) | {"sample": config.sample or drill_sample(asset)}
-        report = _run(context, wiring, "drill", arguments)
-        passed, sentence, said = drill_verdict(report)
-        yield _result(asset, RESTORES, passed, sentence, said | _day_said(arguments))
+        verdict = _judge(context, wiring, "drill", arguments, drill_verdict)
+        yield _result(asset, RESTORES, *verdict)
 
     return restores
 
@@ -157,19 +158,22 @@ def drill_sample(asset: TierAsset) -> float:
 
 
 def _of_day(context: dg.AssetCheckExecutionContext, asset: TierAsset) -> dict[str, Any]:
-    """What to look at: the partition's day, or the newest good snapshot where there is none."""
-    arguments: dict[str, Any] = {"dataset": asset.dataset.key, "tier": asset.tier.name}
+    """What to look at: the partition's day."""
+    return {
+        "dataset": asset.dataset.key,
+        "tier": asset.tier.name,
+        "day": _day(context).isoformat(),
+    }
+
+
+def _day(context: dg.AssetCheckExecutionContext) -> date:
     if context.has_partition_key:
-        return arguments | {"day": context.partition_key}
-    context.log.warning(
-        "no partition was chosen: the newest good snapshot is looked at, and the answer stands for"
-        " no day. From a job, give the run the tag dagster/partition."
+        return date.fromisoformat(context.partition_key)
+    raise dg.Failure(
+        "this check is about one day, and none was chosen\nHINT: choose a partition; a job gives"
+        " its run the tag dagster/partition",
+        allow_retries=False,
     )
-    return arguments
-
-
-def _day_said(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {key("day"): arguments["day"]} if "day" in arguments else {}
 
 
 def _run(
@@ -179,10 +183,25 @@ def _run(
     arguments: Mapping[str, Any],
 ) -> Any:
     backups = wiring.resource_of(context)
+    return backups.run(verb, arguments, now=wiring.now, log=context.log.info)
+
+
+def _judge(
+    context: dg.AssetCheckExecutionContext,
+    wiring: Wiring,
+    verb: str,
+    arguments: Mapping[str, Any],
+    verdict: Callable[[Mapping[str, Any]], Verdict],
+) -> Verdict:
+    """Run a verb and judge its report; damage that ended it early is an answer too: no."""
+    day = {key("day"): arguments["day"]}
     try:
-        return backups.run(verb, arguments, now=wiring.now, log=context.log.info)
+        passed, sentence, said = verdict(_run(context, wiring, verb, arguments))
+    except DamageError as error:
+        return False, str(error), {key("error"): error.message} | day
     except BackupError as error:
         raise failure(error) from None
+    return passed, sentence, said | day
 
 
 def _result(
@@ -197,7 +216,7 @@ def _result(
     )
 
 
-def verify_verdict(report: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+def verify_verdict(report: Mapping[str, Any]) -> Verdict:
     """What a verify report comes to: passed, one sentence, metadata."""
     coverage = float(report["coverage"])
     said: dict[str, Any] = {
@@ -219,7 +238,7 @@ def verify_verdict(report: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]
     return False, f"{read}; {len(damage)} damaged: {names}", said
 
 
-def drill_verdict(report: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+def drill_verdict(report: Mapping[str, Any]) -> Verdict:
     """What a drill report comes to: passed, one sentence, metadata."""
     mismatches = report.get("mismatches") or []
     said: dict[str, Any] = {
@@ -277,7 +296,10 @@ def _fresh(assets: Sequence[TierAsset], wiring: Wiring) -> dg.AssetChecksDefinit
         chosen = [asset for asset_key, asset in by_key.items() if asset_key in wanted]
         only = {asset.dataset.key for asset in chosen}
         arguments = {"dataset": only.pop()} if len(only) == 1 else {}
-        standings = _run(context, wiring, "status", arguments)
+        try:
+            standings = _run(context, wiring, "status", arguments)
+        except BackupError as error:
+            raise failure(error) from None
         found = {(one["dataset"], one["tier"]): one for one in standings}
         for asset in chosen:
             standing = found[asset.dataset.key, asset.tier.name]
@@ -286,7 +308,7 @@ def _fresh(assets: Sequence[TierAsset], wiring: Wiring) -> dg.AssetChecksDefinit
     return fresh
 
 
-def fresh_verdict(standing: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+def fresh_verdict(standing: Mapping[str, Any]) -> Verdict:
     """Whether a tier's newest good snapshot is young enough."""
     said: dict[str, Any] = {
         key("snapshots"): int(standing["snapshots"]),
@@ -330,11 +352,7 @@ def _hours_covered(
     def hours_covered(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         now = wiring.now or datetime.now(UTC)
         zone = wiring.plan.zone
-        day = (
-            date.fromisoformat(context.partition_key)
-            if context.has_partition_key
-            else (now.astimezone(zone) - timedelta(days=1)).date()
-        )
+        day = _day(context)
         begin, end = window(day, zone)
         with wiring.resource_of(context).runner(now=wiring.now) as runner:
             for check in context.selected_asset_check_keys:
@@ -347,9 +365,7 @@ def _hours_covered(
     return hours_covered
 
 
-def hours_verdict(
-    captured: Sequence[datetime], begin: datetime, end: datetime
-) -> tuple[bool, str, dict[str, Any]]:
+def hours_verdict(captured: Sequence[datetime], begin: datetime, end: datetime) -> Verdict:
     """How many of a day's hours have a good snapshot.
 
     Args:

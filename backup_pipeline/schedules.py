@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from backup_pipeline.checks import FRESH, HOURS_COVERED
+from backup_pipeline.checks import COMPLETE, FRESH, HOURS_COVERED
 from backup_pipeline.jobs import Job, TierJob, drills_due
 from backup_pipeline.plan.cadence import due_day
 from backup_pipeline.resources import Wiring
@@ -101,6 +101,8 @@ def tier_requests(
             run_key=f"{asset.repository}:{moment.astimezone(UTC).isoformat(timespec='minutes')}",
             partition_key=day.isoformat(),
             asset_selection=[asset.asset_key],
+            # Left out, Dagster adds every check of the asset, the expensive ones too.
+            asset_check_keys=[asset.check_key(COMPLETE)],
             tags=run_tags(asset),
         )
     if skipped:

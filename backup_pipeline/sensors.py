@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 
 from backup_pipeline.assets import latest_storage_id
+from backup_pipeline.checks import COMPLETE
 from backup_pipeline.engine.errors import BackupError
 from backup_pipeline.jobs import TierJob
 from backup_pipeline.metadata import (
@@ -254,6 +255,8 @@ class Watch:
             job_name=job.name,
             partition_key=day,
             asset_selection=[asset.asset_key],
+            # Left out, Dagster adds every check of the asset, the expensive ones too.
+            asset_check_keys=[asset.check_key(COMPLETE)],
             tags=tags,
         )
 

@@ -1,0 +1,1 @@
+"""Tests of the Dagster half, against the real engine and stores."""
