@@ -15,9 +15,7 @@ import secrets as random_source
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from backup_pipeline.engine.crypto import Buffer, Sealer, derive, sha256_hex
 from backup_pipeline.engine.errors import (
@@ -37,14 +35,9 @@ from backup_pipeline.engine.format.header import (
     decode_json,
     header,
 )
-from backup_pipeline.engine.format.manifest import (
-    PACK_NAME_BYTES,
-    check_rows,
-    decode_segment,
-    encode_segment,
-)
 from backup_pipeline.engine.format.pack import (
     FRAMES_START,
+    PACK_NAME_BYTES,
     RUN_BYTES,
     content_sealer,
     run_and_salt,
@@ -60,9 +53,13 @@ from backup_pipeline.engine.keys import (
     wrap,
 )
 from backup_pipeline.engine.log import Log
-from backup_pipeline.engine.manifest import Manifest
 from backup_pipeline.engine.state import RepositoryState, best_of
 from backup_pipeline.engine.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from backup_pipeline.engine.manifest import Manifest
 
 __all__ = ["Repository", "UnlockedStore", "pack_name_text", "unlock_store", "utc_now"]
 
@@ -422,6 +419,8 @@ class Repository:
         Raises:
             DamageError: A segment is missing or damaged.
         """
+        from backup_pipeline.engine.manifest import Manifest
+
         return Manifest([self.segment(segment) for segment in snapshot.segments])
 
     def segment_path(self, name: str) -> str:
@@ -430,6 +429,8 @@ class Repository:
 
     def segment(self, segment: Segment) -> pa.Table:
         """The rows of one segment, checked against its name."""
+        from backup_pipeline.engine.format.manifest import check_rows, decode_segment
+
         path = self.segment_path(segment.name)
         try:
             stored = self.store.get(path)
@@ -447,6 +448,8 @@ class Repository:
 
     def put_segment(self, rows: pa.Table, *, origin: str | None = None) -> Segment:
         """Store rows as a new segment; durable on return."""
+        from backup_pipeline.engine.format.manifest import encode_segment
+
         content = memoryview(encode_segment(rows)).cast("B")
         stored: Buffer = seal(self.keys, content) if self.keys.encrypted else content
         name = sha256_hex(stored)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from backup_pipeline.engine.errors import DamageError
-from backup_pipeline.engine.format.pack import ID_BYTES, RUN_BYTES
+from backup_pipeline.engine.format.pack import ID_BYTES, PACK_NAME_BYTES
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.crypto import Buffer
@@ -23,7 +23,6 @@ __all__ = [
     "CHUNK_TYPE",
     "DELETED",
     "MOST_SEGMENTS",
-    "PACK_NAME_BYTES",
     "check_rows",
     "decode_segment",
     "encode_segment",
@@ -34,7 +33,6 @@ __all__ = [
 
 DELETED = "deleted"
 MOST_SEGMENTS = 16
-PACK_NAME_BYTES = RUN_BYTES + 32  # run id, then SHA-256 of the sealed pack
 MOST_SEGMENT_ROWS = 200_000_000
 
 CHUNK_TYPE = pa.struct(

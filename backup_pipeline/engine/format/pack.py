@@ -24,6 +24,7 @@ __all__ = [
     "ID_BYTES",
     "MOST_FRAME_BYTES",
     "MOST_PACK_BYTES",
+    "PACK_NAME_BYTES",
     "RUN_BYTES",
     "TRAILER_BYTES",
     "Frame",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 RUN_BYTES = 16
+PACK_NAME_BYTES = RUN_BYTES + 32  # run id, then SHA-256 of the sealed pack
 ID_BYTES = 32
 FRAMES_START = HEADER_BYTES + RUN_BYTES + SALT_BYTES
 MOST_PACK_BYTES = 64 * 1024 * 1024

@@ -15,13 +15,13 @@ from backup_pipeline.engine.chunk_index import ChunkIndex
 from backup_pipeline.engine.errors import Conflict, DamageError, ObjectMissing
 from backup_pipeline.engine.format.manifest import (
     DELETED,
-    PACK_NAME_BYTES,
     manifest_schema,
     merge,
     segments_to_merge,
 )
 from backup_pipeline.engine.format.pack import (
     FRAMES_START,
+    PACK_NAME_BYTES,
     RUN_BYTES,
     TRAILER_BYTES,
     decode_index,

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from backup_pipeline.engine.chunk_index import ChunkIndex, Place
 from backup_pipeline.engine.chunker import SOLID_LIMIT_BYTES, SOLID_TARGET_BYTES, Chunker
-from backup_pipeline.engine.format.manifest import CHUNK_TYPE, PACK_NAME_BYTES, manifest_schema
+from backup_pipeline.engine.format.manifest import CHUNK_TYPE, manifest_schema
+from backup_pipeline.engine.format.pack import PACK_NAME_BYTES
 from backup_pipeline.engine.operations.packing import READ_BUFFER_BYTES, Content, Packer
 from backup_pipeline.engine.progress import Meter
 from backup_pipeline.sources.base import GOOD, TORN, Details, Reader, Source, Unreadable
