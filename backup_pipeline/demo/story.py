@@ -188,11 +188,17 @@ def _back_up(play: _Play, tier: str, datasets: tuple[str, ...], day: date) -> No
     run = play.stage.back_up(tier, datasets, day)
     _expect(run, f"backing up {day} in tier {tier}")
     _tally(play, run)
-    verb = "read" if tier == "local" else "copied"
-    noun = "dataset " if len(datasets) == 1 else "datasets"
-    held, stored = (human_bytes(run.total(f"backup/{name}")) for name in ("bytes", "stored_bytes"))
+    held, read, stored = (
+        human_bytes(run.total(f"backup/{name}")) for name in ("bytes", "read_bytes", "stored_bytes")
+    )
+    if tier == "local":
+        play.figures.read_bytes += run.total("backup/read_bytes")
+    noun = "slice" if datasets == (SLICE,) else "datasets"
+    today = play.scene.today
+    what = f"{len(datasets)} {noun}" + (f" of {day}" if day != today else "")
+    how = f"read {read:>9}" if tier == "local" else "copied"
     play.say(
-        f"{day}  {tier:<8} {len(datasets)} {noun} {verb:<6} {held:>9}, stored {stored:>9},"
+        f"{today}  {tier:<8} {what:<25} {held:>9}, {how:<14}, stored {stored:>9},"
         f" {run.duration_s:4.1f} s"
     )
 
@@ -291,10 +297,8 @@ def _restore_from_stores(play: _Play, root: Path, cloud: S3Server, offsite: S3Se
         play.figures.restored_bytes += restored_bytes
         play.figures.restore_s += elapsed_s
         play.figures.proved += 1
-        play.say(
-            f"{tier:<8} {dataset:<19} {day}  {files:>5} files {human_bytes(restored_bytes):>9},"
-            f" {elapsed_s:4.1f} s, equal"
-        )
+        amount = f"{files:>5} files, {human_bytes(restored_bytes):>9}"
+        play.say(f"{tier:<8} {dataset:<19} {day}  {amount}, {elapsed_s:4.1f} s, equal")
 
 
 def _restore(
@@ -324,7 +328,6 @@ def _expect(run: Run, what: str) -> None:
 def _tally(play: _Play, run: Run) -> None:
     play.figures.backup_s += run.duration_s
     play.figures.checks += len(run.checks)
-    play.figures.read_bytes += run.total("backup/read_bytes")
 
 
 def _report(figures: Figures, root: Path, keep: bool, say: Say) -> None:
