@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from backup_pipeline.engine import errors
 from backup_pipeline.engine.errors import BackupError, DayUnavailable, PlanError, Problem
+from backup_pipeline.engine.startup import start_engine
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.progress import Progress
@@ -282,6 +283,7 @@ def main() -> int:
     # Whatever prints to standard output would break the conversation: it goes to standard error.
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
+    start_engine()
     request = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
 

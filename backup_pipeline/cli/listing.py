@@ -65,7 +65,7 @@ def snapshots(call: Call, tier: str | None, day: datetime | None) -> int:
     return 0
 
 
-@verb(bare=True)
+@verb(bare=True, content=True)
 @TIER
 @DAY
 @AT
@@ -110,7 +110,7 @@ def _entry_line(entry: Entry) -> str:
     return f"{mode:>6} {entry.size:>14,} {time:>19} {said['path']}{slash}{link}{state}"
 
 
-@verb(bare=True, dataset=False)
+@verb(bare=True, dataset=False, content=True)
 @click.argument("words", nargs=-1, metavar="[DATASET] [A [B]]")
 @TIER
 def diff(call: Call, words: tuple[str, ...], tier: str | None) -> int:

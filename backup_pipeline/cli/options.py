@@ -11,12 +11,15 @@ from typing import Any
 
 import click
 
-from backup_pipeline.cli.call import PLAN_VARIABLE, Call
+from backup_pipeline.cli.call import PLAN_VARIABLE, Call, Invocation
+from backup_pipeline.engine.startup import start_engine
 
 __all__ = ["AT", "DAY", "INCLUDE", "SNAPSHOT", "TIER", "day_or_none", "verb"]
 
 READER_LEFT = 141
 """What a shell says of a command that SIGPIPE ended."""
+
+OWN_PROCESS = Invocation(own_process=True)
 
 TIER = click.option("--tier", metavar="TIER", help="Look in, or write to, this tier alone.")
 DAY = click.option(
@@ -79,12 +82,15 @@ def _reader_left() -> int:
     return READER_LEFT
 
 
-def verb(*, bare: bool, dataset: bool = True) -> Callable[[Callable[..., int]], click.Command]:
+def verb(
+    *, bare: bool, dataset: bool = True, content: bool = False
+) -> Callable[[Callable[..., int]], click.Command]:
     """Make a function a verb: it is given a ``Call`` first, and returns the exit code.
 
     Args:
         bare: Whether it can work on a store without a plan.
         dataset: Whether it takes a dataset as argument.
+        content: Whether it looks into snapshots or makes some.
     """
 
     def decorate(function: Callable[..., int]) -> click.Command:
@@ -104,6 +110,8 @@ def verb(*, bare: bool, dataset: bool = True) -> Callable[[Callable[..., int]], 
         ) -> int:
             if dataset and dataset_option and dataset != dataset_option:
                 raise click.UsageError(f"{dataset} and --dataset {dataset_option} differ")
+            if content and click.get_current_context().find_object(Invocation) == OWN_PROCESS:
+                start_engine()
             call = Call(
                 json=json_,
                 plan_file=plan_file,

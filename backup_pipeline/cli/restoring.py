@@ -21,7 +21,7 @@ __all__ = ["restore", "verify"]
 SHOWN_LINES = 20
 
 
-@verb(bare=True)
+@verb(bare=True, content=True)
 @click.option("--to", metavar="DIR", help="The directory to restore to; made if need be.")
 @TIER
 @DAY
@@ -90,7 +90,7 @@ def _show_restore(report: RestoreReport) -> None:
     print("  another tier may have them whole: try the same with --tier")
 
 
-@verb(bare=True)
+@verb(bare=True, content=True)
 @TIER
 @DAY
 @SNAPSHOT
@@ -181,8 +181,7 @@ def _document(
         "damage": [one for report in reports for one in report.damage],
         "tiers": [report.to_json() for report in reports],
         "errors": [
-            {"dataset": key, "tier": tier, "error": explain(error)}
-            for key, tier, error in failures
+            {"dataset": key, "tier": tier, "error": explain(error)} for key, tier, error in failures
         ],
     }
 

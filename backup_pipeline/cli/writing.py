@@ -24,7 +24,7 @@ _KIND = click.option(
 )
 
 
-@verb(bare=False)
+@verb(bare=False, content=True)
 @TIER
 @DAY
 @_KIND
@@ -65,7 +65,7 @@ def backup(
     return worst
 
 
-@verb(bare=False)
+@verb(bare=False, content=True)
 @click.option("--from", "from_tier", metavar="TIER", help="The tier that holds the snapshot.")
 @click.option("--to", "--tier", "to_tier", metavar="TIER", help="The tier that will hold it.")
 @DAY
