@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import threading
@@ -34,9 +35,9 @@ class _NoPandas:
 def _load_pyarrow(hook: _NoPandas) -> None:
     try:
         import pyarrow as pa
-        import pyarrow.compute
-        import pyarrow.parquet
 
+        for name in ("pyarrow.compute", "pyarrow.parquet"):
+            importlib.import_module(name)
         pa.array(())  # here pyarrow looks for pandas, and not again unless it is asked for some
     finally:
         sys.meta_path.remove(hook)
