@@ -15,7 +15,9 @@ from backup_pipeline.engine.repository import Repository
 
 __all__ = ["Change", "diff"]
 
-_METADATA = ("type", "mode", "uid", "gid", "mtime_ns", "link_target", "xattrs", "state", "etag")
+# Ids alone are not the content: they leave out where its holes are.
+_CONTENT = ("type", "size", "ids", "holes", "link_target")
+_METADATA = ("mode", "uid", "gid", "mtime_ns", "xattrs", "state", "etag")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Change:
 
     Attributes:
         path: Which.
-        change: ``added``, ``deleted``, ``changed`` (content) or ``metadata``.
+        change: ``added``, ``deleted``, ``changed`` (content, type or link) or ``metadata``.
         old_bytes: Logical size before; None where it was not there.
         new_bytes: Logical size after; None where it is gone.
     """
@@ -70,7 +72,7 @@ def diff(
             yield Change(after["path"], "added", None, after["size"])
             after = next(new, None)
         else:
-            if before["ids"] != after["ids"] or before["size"] != after["size"]:
+            if any(before[name] != after[name] for name in _CONTENT):
                 yield Change(after["path"], "changed", before["size"], after["size"])
             elif any(before[name] != after[name] for name in _METADATA):
                 yield Change(after["path"], "metadata", before["size"], after["size"])
@@ -78,7 +80,7 @@ def diff(
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    names = ["path", "size", *_METADATA]
+    names = ["path", *(name for name in _CONTENT if name != "ids"), *_METADATA]
     for batch in table.to_batches(max_chunksize=8192):
         lists = batch.column("chunks")
         flat = lists.flatten().field("id").to_pylist()
