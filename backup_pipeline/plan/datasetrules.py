@@ -117,8 +117,10 @@ def _check_slices(
     needs = [(*path, "source")]
     if dataset.holds == "whole":
         if kind == "day_paths":
+            said = "holds" in dataset.model_fields_set
             message = "day paths hold one slice a day, not the whole dataset"
-            findings.report(holds, message, "add holds: slice", needs=needs)
+            place = holds if said else (*path, "source")
+            findings.report(place, message, "write holds: slice", needs=needs)
         return
     if kind not in SLICING:
         message = f"source {kind} cannot tell one day's slice from the rest"

@@ -179,9 +179,9 @@ class _Reading:
             key = str(key_node.value)
             below = (*path, key)
             if key in first_line:
-                self.marks[below] = _mark(below, key_node)
-                given = f"it is given on line {first_line[key]} already"
-                self._findings.refuse(below, f"duplicate key '{key}': {given}", "keep one of them")
+                message = f"duplicate key '{key}': it is given on line {first_line[key]} already"
+                place = _mark(below, key_node)
+                self._findings.refuse(below, message, "keep one of them", at=place)
                 continue
             first_line[key] = key_node.start_mark.line + 1
             self.marks[below] = _mark(below, key_node)

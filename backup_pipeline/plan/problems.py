@@ -78,10 +78,19 @@ class Findings:
         self._refused: set[Path] = set()
         self.problems: list[Problem] = []
 
-    def refuse(self, path: Path, message: str, suggestion: str | None = None) -> None:
-        """Records a mistake at ``path`` and remembers that the value there is unusable."""
+    def refuse(
+        self, path: Path, message: str, suggestion: str | None = None, *, at: Mark | None = None
+    ) -> None:
+        """Records a mistake at ``path`` and remembers that the value there is unusable.
+
+        Args:
+            path: The value.
+            message: What is wrong.
+            suggestion: What is allowed instead.
+            at: Where that stands, if not where the value was first written.
+        """
         self._refused.add(path)
-        self._add(path, message, suggestion)
+        self._add(path, message, suggestion, at)
 
     def report(
         self,
@@ -110,9 +119,11 @@ class Findings:
         """Tells whether the value at ``path``, or something it lies in, was refused."""
         return any(path[:length] in self._refused for length in range(1, len(path) + 1))
 
-    def _add(self, path: Path, message: str, suggestion: str | None) -> None:
-        mark = self.place(path)
-        written = mark.path + path[self._depth(path) :]
+    def _add(
+        self, path: Path, message: str, suggestion: str | None, at: Mark | None = None
+    ) -> None:
+        mark = at or self.place(path)
+        written = at.path if at else mark.path + path[self._depth(path) :]
         problem = Problem(
             path=show_path(written),
             message=message,

@@ -68,7 +68,9 @@ def policy_of(plan: PlanWritten, dataset: DatasetWritten) -> PolicyWritten | Non
     if name in PRESETS:
         return PolicyWritten.model_validate(PRESETS[name])
     if name == DEFAULT_POLICY and len(plan.stores) == 1:
-        return PolicyWritten(tiers=[TierWritten(name=next(iter(plan.stores)))])
+        # Not validated: a rule has its say about the name, and says it of the store.
+        tier = TierWritten.model_construct(name=next(iter(plan.stores)))
+        return PolicyWritten.model_construct(tiers=[tier])
     return None
 
 

@@ -232,9 +232,11 @@ def _check_policy_name(rules: _Rules, dataset: DatasetWritten, path: Path) -> No
         rules.findings.report((*path, "policy"), message, one_of(name, known))
     elif len(rules.names("stores")) > 1:
         rules.findings.report(
-            ("policies",),
-            "with several stores the plan must say what goes where: policies.default is missing",
-            f"define it, or give each dataset a policy, such as {', '.join(PRESETS)}",
+            (*path, "policy"),
+            "with several stores the plan must say what goes where: no policy is named here, and"
+            " policies.default is missing",
+            f"define one, or write policy: with a preset ({', '.join(PRESETS)})",
+            needs=[("policies",)],
         )
 
 

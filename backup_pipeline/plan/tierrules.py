@@ -8,7 +8,7 @@ from datetime import time, timedelta
 
 from backup_pipeline.plan.cadence import DAY_CLOSING_GRACE, interval
 from backup_pipeline.plan.model import Tier
-from backup_pipeline.plan.problems import Findings, Path, one_of
+from backup_pipeline.plan.problems import Findings, Path, closest, one_of
 from backup_pipeline.plan.schema import StoreWritten, TierWritten
 from backup_pipeline.plan.values import show_duration
 
@@ -201,7 +201,10 @@ def _check_store(group: TierGroup, tier: Tier, findings: Findings) -> None:
     stated = next(item for item in group.written if item.name == tier.name).store is not None
     path = group.place(tier.name, "store" if stated else "name")
     message = f"tier '{tier.name}' needs store '{tier.store}', which is not defined"
-    findings.report(path, message, one_of(tier.store, group.store_names), needs=[("stores",)])
+    near = closest(tier.store, group.store_names)
+    suggestion = f"did you mean '{near}'?" if near else "define it under stores, or name another"
+    needs = [("stores",), group.place(tier.name, "store")]
+    findings.report(path, message, suggestion, needs=needs)
 
 
 def _check_sharing(group: TierGroup, findings: Findings) -> None:

@@ -1,0 +1,185 @@
+"""Mistakes in datasets."""
+
+from __future__ import annotations
+
+from backup_pipeline_tests.plan.mistakes import HEAD, ONE_STORE, Mistake, dataset
+
+SLICED = "asset: lake/e\nsource: /lake/day={day}\n"
+D0 = "datasets[0]"
+MISTAKES = [
+    Mistake("dataset without asset", dataset("source: /data/a #!"), D0, "asset is missing"),
+    Mistake("dataset without source", dataset("asset: a #!"), f"{D0}.source", "source is missing"),
+    Mistake(
+        "asset and assets",
+        dataset("asset: a #!\nassets: [b]\nsource: /d/{asset}"),
+        D0,
+        "exclude each other",
+    ),
+    Mistake(
+        "asset key with a space",
+        dataset("asset: my asset #!\nsource: /d"),
+        f"{D0}.asset",
+        "not an asset key",
+    ),
+    Mistake(
+        "dataset twice",
+        ONE_STORE
+        + "datasets:\n  - {asset: a, source: /d}\n  - {assets: [b, a], source: '/e/{asset}'} #!",
+        "datasets[1].assets[1]",
+        "stands on line 4 already",
+    ),
+    Mistake(
+        "policy unknown",
+        dataset("asset: a\nsource: /d\npolicy: steam #!"),
+        f"{D0}.policy",
+        "no policy 'steam'",
+        "'stream'",
+    ),
+    Mistake(
+        "preset without its stores",
+        dataset("asset: a\nsource: /d\npolicy: stream #!\noverride: {tiers: {offsite: false}}"),
+        f"{D0}.policy",
+        "needs store 'cloud'",
+    ),
+    Mistake(
+        "override of an unknown tier",
+        dataset("asset: a\nsource: /d\noverride:\n  tiers:\n    lokal: false #!"),
+        f"{D0}.override.tiers.lokal",
+        "no tier 'lokal'",
+        "'local'",
+    ),
+    Mistake(
+        "override leaves nothing",
+        dataset("asset: a\nsource: /d\noverride:\n  tiers: {local: false} #!"),
+        f"{D0}.override.tiers",
+        "every tier is left out",
+    ),
+    Mistake(
+        "override leaves out what is copied",
+        HEAD + "policies: {default: {tiers: [{name: local}, {name: cloud}, {name: offsite, "
+        "from: cloud}]}}\ndatasets:\n  - asset: a\n    source: /d\n    override:\n"
+        "      tiers:\n        cloud: false #!",
+        f"{D0}.override.tiers.cloud",
+        "left out here",
+    ),
+    Mistake(
+        "override against the policy's rpo",
+        HEAD + "policies: {default: {tiers: [{name: local}], rpo: 26 hours}}\ndatasets:\n"
+        "  - asset: a\n    source: /d\n    override:\n      tiers:\n"
+        "        local: {every: week} #!",
+        f"{D0}.override.tiers.local.every",
+        "26 hours cannot be held",
+    ),
+    Mistake(
+        "kind of source unknown",
+        dataset("asset: a\nsource: {postgre: {}} #!"),
+        f"{D0}.source",
+        "unknown kind of source",
+        "'postgres'",
+    ),
+    Mistake(
+        "source of two kinds",
+        dataset("asset: a\nsource: {files: /a, objects: s3://b} #!"),
+        f"{D0}.source",
+        "exactly one kind",
+    ),
+    Mistake(
+        "source that is not read yet",
+        dataset("asset: a\nsource: gs://bucket/x #!"),
+        f"{D0}.source",
+        "not read yet",
+    ),
+    Mistake(
+        "objects without url",
+        dataset("asset: a\nsource: {objects: /data} #!"),
+        f"{D0}.source",
+        "needs an s3:// URL",
+    ),
+    Mistake(
+        "files with an unknown key",
+        dataset("asset: a\nsource: {files: {pth: /data}} #!"),
+        f"{D0}.source",
+        "unknown key 'pth'",
+        "'path'",
+    ),
+    Mistake(
+        "unknown placeholder",
+        dataset("asset: a\nsource: /data/{name} #!"),
+        f"{D0}.source",
+        "unknown placeholder '{name}'",
+    ),
+    Mistake(
+        "one source for two assets",
+        dataset("assets: [a, b]\nsource: /data #!"),
+        f"{D0}.source",
+        "several assets",
+        "{asset}",
+    ),
+    Mistake(
+        "source holds the store",
+        dataset("asset: a\nsource: /srv #!"),
+        f"{D0}.source",
+        "holds store 'local'",
+    ),
+    Mistake(
+        "day paths without day",
+        dataset("asset: a\nholds: slice\nsource: {day_paths: /data} #!"),
+        f"{D0}.source",
+        "needs {day}",
+    ),
+    Mistake(
+        "day paths held whole",
+        dataset("asset: a\nsource: '/data/{day}' #!"),
+        f"{D0}.source",
+        "one slice a day",
+        "holds: slice",
+    ),
+    Mistake(
+        "days in plain files",
+        dataset("asset: a\nsource: {files: '/data/{day}'} #!"),
+        f"{D0}.source",
+        "has no days",
+    ),
+    Mistake(
+        "slices of plain files",
+        dataset("asset: a\nsource: /data\nholds: slice #!"),
+        f"{D0}.holds",
+        "cannot tell one day",
+    ),
+    Mistake(
+        "slices kept of a whole",
+        dataset("asset: a\nsource: /data\nkeep_slices: forever #!"),
+        f"{D0}.keep_slices",
+        "goes with holds: slice",
+    ),
+    Mistake(
+        "slices by the week",
+        dataset(SLICED + "holds: slice #!\noverride: {tiers: {local: {every: week}}}"),
+        f"{D0}.holds",
+        "most slices would miss",
+    ),
+    Mistake(
+        "change of a slice",
+        dataset(SLICED + "holds: slice\noverride:\n  on_change: {at_most_every: 1 hour} #!"),
+        f"{D0}.override.on_change",
+        "taken after its day closed",
+    ),
+    Mistake(
+        "links followed",
+        dataset("asset: a\nsource: /data\nsymlinks: follow #!"),
+        f"{D0}.symlinks",
+        "never followed",
+    ),
+    Mistake(
+        "exclude not a list",
+        dataset("asset: a\nsource: /data\nexclude: '*.tmp' #!"),
+        f"{D0}.exclude",
+        "not a list",
+    ),
+    Mistake(
+        "solid not a flag",
+        dataset("asset: a\nsource: /data\nsolid: 0 #!"),
+        f"{D0}.solid",
+        "true nor false",
+    ),
+]
