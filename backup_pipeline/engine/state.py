@@ -62,8 +62,10 @@ class RepositoryState:
                 case "keys":
                     self._keys(body)
                 case "run":
-                    self.runs[body["run"]] = dict(body)
-                    for run, wraps in body.get("foreign", {}).items():
+                    own = dict(body)
+                    foreign = own.pop("foreign", {})
+                    self.runs[body["run"]] = own
+                    for run, wraps in foreign.items():
                         self.runs.setdefault(run, {"run": run, "wraps": wraps, "foreign_run": True})
                 case "snapshot":
                     self.snapshots[body["id"]] = (record.sequence, body)

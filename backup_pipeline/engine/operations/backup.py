@@ -11,9 +11,7 @@ import secrets
 import time
 from collections.abc import Callable
 from datetime import date, datetime
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -30,9 +28,11 @@ from backup_pipeline.engine.operations.committing import (
     commit,
     deleted_rows,
     merged_segments,
+    newest_rows,
+    paths_and_sizes,
     take_up_packs,
 )
-from backup_pipeline.engine.operations.compare import Comparison
+from backup_pipeline.engine.operations.compare import Comparison, lacking
 from backup_pipeline.engine.operations.packing import Packer
 from backup_pipeline.engine.operations.reading import EntryReader, rows_with_names
 from backup_pipeline.engine.progress import Meter, Report
@@ -131,7 +131,9 @@ class _Backup:
         """Read, store and commit."""
         repository = self.repository
         started = self.clock()
+        # Counted as the caller saw them who chose parent and base, then brought up to date.
         known_condemned = len(repository.state.condemned)
+        repository.refresh()
         inherited = self._reference_rows()
         index = ChunkIndex(inherited)
         run = begin_run(
@@ -165,9 +167,8 @@ class _Backup:
             packer.abandon()
             raise
         self.meter.enter("committing")
-        new = rows_with_names(reader.batches, index.pack_names())
-        if deleted:
-            new = merge([new, deleted_rows(deleted)], keep_deleted=True)
+        read = rows_with_names(reader.batches, index.pack_names())
+        new = self._changed(read, inherited, deleted)
         older = self.reference.segments if self.reference is not None else ()
         segments, segment_bytes = merged_segments(repository, older, new)
         bad = {
@@ -216,57 +217,46 @@ class _Backup:
             return None
         return self.repository.manifest(self.reference).table
 
-    def _scan(self, reader: EntryReader, inherited: pa.Table | None) -> list[bytes]:
-        """Hold the scan against the reference and read what differs; paths that are gone."""
-        granularity = self.source.clock_granularity_ns
+    def _scan(self, reader: EntryReader, inherited: pa.Table | None) -> list[tuple[bytes, int]]:
+        """Hold the scan against the reference and read what may differ.
+
+        Returns:
+            Paths that the reference has and the scan has not, with their sizes.
+        """
         comparison = None
         if inherited is not None and self.reference is not None:
+            granularity = self.source.clock_granularity_ns
             trusted = self.reference.scan_started_ns if granularity else None
             comparison = Comparison(inherited, trusted, granularity)
-        previous = self._previous_rows() if comparison is None else None
-        watch = comparison or (Comparison(previous, None, 0) if previous is not None else None)
-        self.meter.enter("reading")
-        if self.reference is not None:
             self.meter.total_bytes = self.reference.bytes
             self.meter.total_entries = self.reference.entries
+        self.meter.enter("reading")
         for batch in self.source.scan():
             self.fingerprint.update(batch)
             self.totals.add(batch)
-            matched = watch.match(batch) if watch is not None else None
-            if matched is not None:
-                self._note(batch, matched.unchanged, matched.known)
-            else:
-                nothing = np.zeros(len(batch), bool)
-                self._note(batch, nothing, nothing)
-            if comparison is None or matched is None:
+            if comparison is None:
                 reader.take(batch)
                 continue
-            unchanged = matched.unchanged
+            unchanged = comparison.match(batch)
             if not unchanged.all():
                 reader.take(batch.filter(pa.array(~unchanged)))
             quiet = pc.sum(batch.column("size").filter(pa.array(unchanged))).as_py() or 0
             self.meter.add(quiet, int(unchanged.sum()))
-        if watch is not None:
-            watch.finish()
-            self.changes.note("deleted", watch.deleted)
-        return [path for path, _ in comparison.deleted] if comparison is not None else []
+        if comparison is None:
+            return []
+        comparison.finish()
+        return comparison.deleted
 
-    def _previous_rows(self) -> pa.Table | None:
-        """The newest snapshot's entries, only to tell what a full changed."""
-        snapshots = self.repository.snapshots()
-        if not snapshots:
-            return None
-        return self.repository.manifest(snapshots[-1]).table
-
-    def _note(self, batch: pa.RecordBatch, unchanged: Any, known: Any) -> None:
-        for change, mask in (("added", ~known), ("changed", known & ~unchanged)):
-            if mask.any():
-                rows = batch.filter(pa.array(np.asarray(mask)))
-                self.changes.note(
-                    change,
-                    zip(
-                        rows.column("path").to_pylist(),
-                        rows.column("size").to_pylist(),
-                        strict=True,
-                    ),
-                )
+    def _changed(
+        self, read: pa.Table, inherited: pa.Table | None, deleted: list[tuple[bytes, int]]
+    ) -> pa.Table:
+        """Count what changed; the rows that the snapshot adds to what it inherits."""
+        if inherited is not None:
+            same = self.changes.note_rows(read, inherited)
+            self.changes.note("deleted", deleted)
+            new = read.filter(pa.array(~same))
+            return merge([new, deleted_rows(deleted)], keep_deleted=True) if deleted else new
+        previous = newest_rows(self.repository)
+        self.changes.note_rows(read, previous)
+        self.changes.note("deleted", paths_and_sizes(lacking(previous, read)))
+        return read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import re
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,14 +22,14 @@ from backup_pipeline.engine.format.manifest import (
 )
 from backup_pipeline.engine.format.pack import (
     FRAMES_START,
-    PACK_NAME_BYTES,
     RUN_BYTES,
     TRAILER_BYTES,
     decode_index,
     index_range,
 )
 from backup_pipeline.engine.format.record import Segment, Snapshot, to_iso
-from backup_pipeline.engine.manifest import printable
+from backup_pipeline.engine.manifest import Manifest, printable
+from backup_pipeline.engine.operations.compare import same_rows
 from backup_pipeline.engine.repository import Repository, pack_name_text
 
 __all__ = [
@@ -39,12 +40,15 @@ __all__ = [
     "commit",
     "deleted_rows",
     "merged_segments",
+    "newest_rows",
+    "paths_and_sizes",
     "take_up_packs",
     "used_packs",
 ]
 
 MOST_PROBLEMS = 100
 LARGEST_CHANGES = 10
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(slots=True)
@@ -68,6 +72,13 @@ class Changes:
                 heapq.heapreplace(self._largest, item)
         setattr(self, change, getattr(self, change) + count)
 
+    def note_rows(self, rows: pa.Table, old: pa.Table) -> Any:
+        """Count what older rows have not, or have otherwise; the mask of those that are alike."""
+        same, known = same_rows(rows, old)
+        self.note("added", paths_and_sizes(rows.filter(pa.array(~known))))
+        self.note("changed", paths_and_sizes(rows.filter(pa.array(known & ~same))))
+        return same
+
     def to_json(self) -> dict[str, Any]:
         """Counts, and the largest changes first."""
         return {
@@ -79,6 +90,25 @@ class Changes:
                 for size, path, change in sorted(self._largest, reverse=True)
             ],
         }
+
+
+def paths_and_sizes(rows: pa.Table) -> Iterable[tuple[bytes, int]]:
+    """Each row's path and logical bytes."""
+    return zip(rows.column("path").to_pylist(), rows.column("size").to_pylist(), strict=True)
+
+
+def newest_rows(repository: Repository) -> pa.Table:
+    """Entries of the snapshot committed last, to tell what a full changed.
+
+    Nothing where there is none, or where its manifest is damaged: a full depends on no other
+    snapshot, and must be possible then above all.
+    """
+    snapshots = repository.snapshots()
+    try:
+        manifest = repository.manifest(snapshots[-1]) if snapshots else Manifest.empty()
+    except DamageError:
+        manifest = Manifest.empty()
+    return manifest.table
 
 
 @dataclass(slots=True)
@@ -169,16 +199,15 @@ def take_up_packs(repository: Repository, run: Run, index: ChunkIndex) -> int:
 
 def pack_names_of_run(repository: Repository, run: bytes) -> list[bytes]:
     """Packs in the store under a run's folder."""
-    digits = 2 * (PACK_NAME_BYTES - RUN_BYTES)
     names = repository.store.list_names(f"{repository.prefix}packs/{run.hex()}/")
-    return [run + bytes.fromhex(name) for name in names if len(name) == digits]
+    return [run + bytes.fromhex(name) for name in names if _SHA256.fullmatch(name)]
 
 
-def deleted_rows(paths: Sequence[bytes]) -> pa.Table:
-    """Rows that remove paths of earlier segments."""
-    schema, count = manifest_schema(), len(paths)
+def deleted_rows(entries: Sequence[tuple[bytes, int]]) -> pa.Table:
+    """Rows that remove entries (path, bytes) of earlier segments."""
+    schema, count = manifest_schema(), len(entries)
     columns: dict[str, Any] = {
-        "path": pa.array(sorted(paths), pa.binary()),
+        "path": pa.array(sorted(path for path, _ in entries), pa.binary()),
         "type": pa.array([DELETED] * count, pa.string()),
         "state": pa.array(["good"] * count, pa.string()),
         "size": pa.array([0] * count, pa.int64()),

@@ -1,4 +1,8 @@
-"""What changed between a snapshot and a scan, batch by batch, without a loop over entries."""
+"""What changed: a scan held against a snapshot, and rows against rows, without a loop over entries.
+
+A change mark says cheaply what need not be read; what was read, or came from another tier, is then
+held against the older rows in full, so that only what truly differs is stored and counted.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +12,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from backup_pipeline.engine.format.manifest import manifest_schema
 from backup_pipeline.sources.base import MARK_COLUMNS
 
-__all__ = ["Comparison", "Matched"]
+__all__ = ["Comparison", "lacking", "same_rows"]
 
 _COLUMNS = ("path", *MARK_COLUMNS)
-
-
-class Matched:
-    """One batch of a scan held against a snapshot.
-
-    Attributes:
-        unchanged: Rows whose content need not be read.
-        known: Rows whose path the snapshot has.
-    """
-
-    __slots__ = ("known", "unchanged")
-
-    def __init__(self, unchanged: Any, known: Any) -> None:
-        self.unchanged = unchanged
-        self.known = known
+_LISTS = {
+    "metadata": ("name", "value"),
+    "xattrs": ("name", "value"),
+    "holes": ("offset", "length"),
+    "chunks": ("id",),  # where they lie may differ
+}
+# The device's number may change with a restart of the machine, and its files with it do not.
+_VALUES = tuple(name for name in manifest_schema().names if name not in {*_LISTS, "path", "device"})
 
 
 class Comparison:
@@ -41,51 +39,48 @@ class Comparison:
 
     def __init__(self, rows: pa.Table, scan_started_ns: int | None, granularity_ns: int) -> None:
         self._rows = rows.select(list(_COLUMNS)).combine_chunks()
-        self._paths: Any = self._rows.column("path")
+        self._paths = self._rows.column("path")
         self._at = 0
         # An entry modified after this may have changed again within one tick of the clock.
         self._trusted_before = None if scan_started_ns is None else scan_started_ns - granularity_ns
         self.deleted: list[tuple[bytes, int]] = []
 
-    def match(self, batch: pa.RecordBatch) -> Matched:
-        """Hold the next batch of the scan against the snapshot."""
+    def match(self, batch: pa.RecordBatch) -> Any:
+        """Mask of the rows of the scan's next batch that need not be read: their marks are the
+        snapshot's, and old enough to be trusted."""
         end = self._upper_bound(batch.column("path")[-1].as_py())
         old = self._rows.slice(self._at, end - self._at)
         self._at = end
         where = pc.index_in(batch.column("path"), value_set=old.column("path").combine_chunks())
-        known = pc.is_valid(where).to_numpy(zero_copy_only=False)
-        self._note_deleted(old, where, int(known.sum()))
-        if not known.any():
-            return Matched(np.zeros(len(batch), bool), known)
+        same = pc.is_valid(where).to_numpy(zero_copy_only=False)
+        self._note_deleted(old, where, int(same.sum()))
+        if not same.any():
+            return same
         beside = old.select(list(MARK_COLUMNS)).take(where)
-        same: Any = known.copy()
         for name in MARK_COLUMNS:
-            now, then = batch.column(name), beside.column(name).combine_chunks()
-            equal = pc.or_kleene(pc.equal(now, then), pc.and_(pc.is_null(now), pc.is_null(then)))
-            same &= pc.fill_null(equal, False).to_numpy(zero_copy_only=False)
+            same &= _same_values(batch.column(name), beside.column(name).combine_chunks())
         if self._trusted_before is not None:
             newest = pc.max_element_wise(batch.column("mtime_ns"), batch.column("ctime_ns"))
             settled = pc.less(pc.fill_null(newest, 0), self._trusted_before)
-            is_file = pc.equal(batch.column("type"), "file")
-            same &= pc.or_(settled, pc.invert(is_file)).to_numpy(zero_copy_only=False)
-        return Matched(same, known)
+            same &= settled.to_numpy(zero_copy_only=False)
+        return same
 
     def finish(self) -> None:
         """Count what lies behind the scan's end as deleted."""
         rest = self._rows.slice(self._at)
         self._at = len(self._rows)
-        self.deleted.extend(
-            zip(rest.column("path").to_pylist(), rest.column("size").to_pylist(), strict=True)
-        )
+        self._delete(rest)
 
-    def _note_deleted(self, old: pa.Table, where: Any, matched: int) -> None:
+    def _note_deleted(self, old: pa.Table, where: pa.Array, matched: int) -> None:
         if matched == len(old):
             return
         gone = np.ones(len(old), bool)
         gone[where.drop_null().to_numpy(zero_copy_only=False)] = False
-        lost = old.filter(pa.array(gone))
+        self._delete(old.filter(pa.array(gone)))
+
+    def _delete(self, rows: pa.Table) -> None:
         self.deleted.extend(
-            zip(lost.column("path").to_pylist(), lost.column("size").to_pylist(), strict=True)
+            zip(rows.column("path").to_pylist(), rows.column("size").to_pylist(), strict=True)
         )
 
     def _upper_bound(self, path: bytes) -> int:
@@ -97,3 +92,44 @@ class Comparison:
             else:
                 high = middle
         return low
+
+
+def lacking(rows: pa.Table, others: pa.Table) -> pa.Table:
+    """The rows whose paths are not among the others'."""
+    paths = others.column("path").combine_chunks()
+    return rows.filter(pc.invert(pc.is_in(rows.column("path"), value_set=paths)))
+
+
+def same_rows(rows: pa.Table, old: pa.Table) -> tuple[Any, Any]:
+    """Masks of the rows that an older table has alike, in all but place, and has at all."""
+    paths = rows.column("path").combine_chunks()
+    old = old.filter(pc.is_in(old.column("path"), value_set=paths))
+    where = pc.index_in(paths, value_set=old.column("path").combine_chunks())
+    known = pc.is_valid(where).to_numpy(zero_copy_only=False)
+    same, beside = known.copy(), old.take(where)
+    for name in _VALUES:
+        now, then = rows.column(name).combine_chunks(), beside.column(name).combine_chunks()
+        same &= _same_values(now, then)
+    for name, members in _LISTS.items():
+        now, then = rows.column(name).combine_chunks(), beside.column(name).combine_chunks()
+        same &= _same_lists(now, then, members)
+    return same, known
+
+
+def _same_values(now: pa.Array, then: pa.Array) -> Any:
+    equal = pc.or_kleene(pc.equal(now, then), pc.and_(pc.is_null(now), pc.is_null(then)))
+    return pc.fill_null(equal, False).to_numpy(zero_copy_only=False)
+
+
+def _same_lists(now: Any, then: Any, members: tuple[str, ...]) -> Any:
+    """Which rows have lists of the same members; no list and an empty one are the same."""
+    counts = now.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    same = counts == then.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    if not counts.any():
+        return same
+    row = np.repeat(np.flatnonzero(same), counts[same])
+    mine, theirs = now.filter(pa.array(same)).flatten(), then.filter(pa.array(same)).flatten()
+    for name in members:
+        equal = pc.equal(mine.field(name), theirs.field(name)).to_numpy(zero_copy_only=False)
+        same[row[~equal]] = False
+    return same

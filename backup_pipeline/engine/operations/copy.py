@@ -16,7 +16,6 @@ from datetime import date, datetime
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import zstandard
@@ -42,8 +41,11 @@ from backup_pipeline.engine.operations.committing import (
     commit,
     deleted_rows,
     merged_segments,
+    newest_rows,
+    paths_and_sizes,
     take_up_packs,
 )
+from backup_pipeline.engine.operations.compare import lacking
 from backup_pipeline.engine.operations.frames import FetchedFrame, FramePlan, open_frame
 from backup_pipeline.engine.operations.packing import Packer, thread_count
 from backup_pipeline.engine.operations.reading import chunk_column, rows_with_names
@@ -51,21 +53,6 @@ from backup_pipeline.engine.progress import Meter, Report
 from backup_pipeline.engine.repository import Repository, utc_now
 
 __all__ = ["copy"]
-
-_COMPARED = (
-    "type",
-    "state",
-    "size",
-    "mtime_ns",
-    "ctime_ns",
-    "inode",
-    "mode",
-    "uid",
-    "gid",
-    "etag",
-    "version_id",
-    "link_target",
-)
 
 
 def copy(
@@ -145,13 +132,15 @@ class _Copy:
     def run(self, day: date, timing: str) -> Snapshot:
         """Read, verify, store and commit."""
         started = self.clock()
+        # Counted as the caller saw them who chose parent and base, then brought up to date.
         known_condemned = len(self.target.state.condemned)
+        self.target.refresh()
         self.meter.enter("comparing")
         rows = self.source.manifest(self.snapshot).table
         old = None
         if self.reference is not None:
             old = self.target.manifest(self.reference).table
-        changed, deleted, changes = self._compare(rows, old)
+        changed, deleted, changes = self._changed(rows, old)
         index = ChunkIndex(old)
         run = begin_run(
             self.target,
@@ -216,36 +205,31 @@ class _Copy:
         )
         return commit(self.target, copied, known_condemned)
 
-    def _compare(
+    def _changed(
         self, rows: pa.Table, old: pa.Table | None
-    ) -> tuple[pa.Table, list[bytes], Changes]:
-        """Rows that the target lacks, paths it has too many, and what changed since its last."""
+    ) -> tuple[pa.Table, list[tuple[bytes, int]], Changes]:
+        """Rows that the target lacks, entries that it has too many, and what changed there."""
         changes = Changes()
-        last = self.target.snapshots()
-        previous = old
-        if old is None and last:
-            previous = self.target.manifest(last[-1]).table
-        if previous is None:
-            changes.note("added", _sizes(rows))
-            return rows, [], changes
-        same, known, gone = _difference(rows, previous)
-        changes.note("added", _sizes(rows.filter(pa.array(~known))))
-        changes.note("changed", _sizes(rows.filter(pa.array(known & ~same))))
-        changes.note("deleted", _sizes(gone))
+        previous = newest_rows(self.target) if old is None else old
+        same = changes.note_rows(rows, previous)
+        deleted = list(paths_and_sizes(lacking(previous, rows)))
+        changes.note("deleted", deleted)
         if old is None:
             return rows, [], changes
         quiet = rows.filter(pa.array(same)).column("size")
         self.meter.add(pc.sum(quiet).as_py() or 0, int(same.sum()))
-        return rows.filter(pa.array(~same)), gone.column("path").to_pylist(), changes
+        return rows.filter(pa.array(~same)), deleted, changes
 
     def _announce(self, run: Run) -> None:
         """The run's record, with the wraps of the runs whose packs are stored as they are."""
-        foreign: dict[str, Any] = {}
-        for body in self.source.state.runs.values():
-            foreign[body["run"]] = body["wraps"]
-        known = run.body.get("foreign", {})
-        if not run.taken_up or foreign.keys() - known.keys():
-            self.target.log.append({**run.body, "foreign": {**known, **foreign}})
+        known = self.target.state.runs
+        foreign = {
+            name: body["wraps"]
+            for name, body in self.source.state.runs.items()
+            if name not in known
+        }
+        if foreign or not run.taken_up:
+            self.target.log.append({**run.body, "foreign": foreign})
 
     def _transfer(self, rows: pa.Table, index: ChunkIndex, packer: Packer, run: Run) -> None:
         """Bring every chunk of these rows that the target lacks."""
@@ -426,38 +410,3 @@ def _exists(repository: Repository, path: str) -> bool:
     except ObjectMissing:
         return False
     return True
-
-
-def _sizes(rows: pa.Table) -> Any:
-    return zip(rows.column("path").to_pylist(), rows.column("size").to_pylist(), strict=True)
-
-
-def _difference(rows: pa.Table, old: pa.Table) -> tuple[Any, Any, pa.Table]:
-    """Masks of rows that the old table has alike, and has at all; old rows that are gone."""
-    paths, old_paths = rows.column("path"), old.column("path").combine_chunks()
-    where = pc.index_in(paths, value_set=old_paths).combine_chunks()
-    known = pc.is_valid(where).to_numpy(zero_copy_only=False)
-    gone = np.ones(len(old), bool)
-    gone[where.drop_null().to_numpy(zero_copy_only=False)] = False
-    same = known.copy()
-    beside = old.take(where)
-    for name in _COMPARED:
-        now, then = rows.column(name), beside.column(name)
-        equal = pc.or_kleene(pc.equal(now, then), pc.and_(pc.is_null(now), pc.is_null(then)))
-        same &= pc.fill_null(equal, False).to_numpy()
-    same &= _same_ids(rows.column("chunks"), beside.column("chunks"))
-    return same, known, old.filter(pa.array(gone))
-
-
-def _same_ids(now: Any, then: Any) -> Any:
-    """Which rows have the same chunk ids in both columns."""
-    now, then = now.combine_chunks(), then.combine_chunks()
-    counts = now.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False)
-    same = counts == then.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False)
-    keep = pa.array(same)
-    mine = now.filter(keep).flatten().field("id")
-    theirs = then.filter(keep).flatten().field("id")
-    differs = ~pc.equal(mine, theirs).to_numpy(zero_copy_only=False)
-    row = np.repeat(np.flatnonzero(same), np.maximum(counts[same], 0))
-    same[row[differs]] = False
-    return same
