@@ -250,6 +250,29 @@ def test_locks_are_found_where_the_bucket_has_them(s3_server: S3Server) -> None:
 
 
 @pytest.mark.services
+def test_a_host_that_may_not_delete_has_a_good_store(s3_server: S3Server) -> None:
+    client: Any = s3_server.client()
+    client.create_bucket(Bucket="append-only")
+    policy = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Deny",
+                "Principal": "*",
+                "Action": "s3:DeleteObject",
+                "Resource": "arn:aws:s3:::append-only/*",
+            }
+        ],
+    }
+    client.put_bucket_policy(Bucket="append-only", Policy=json.dumps(policy))
+    store = open_store(s3_server.options("s3://append-only/p"))
+    assert store.probe().ok
+    assert [stored.name.partition("/")[0] for stored in store.list()] == ["probe"]
+    with pytest.raises(StoreUnavailable, match="access refused"):
+        store.delete(next(store.list()).name)
+
+
+@pytest.mark.services
 def test_credentials_come_from_the_environment_unless_given(
     s3_server: S3Server, s3_spec: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
