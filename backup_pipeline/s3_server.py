@@ -36,7 +36,7 @@ _STOP_TIMEOUT_S: Final = 4.0
 # system's range for outgoing connections, so no client takes one of them meanwhile.
 _PORTS: Final = range(10_000, 22_000)
 _GRPC_OFFSET: Final = 10_000
-_PORTS_NEEDED: Final = 4
+_ROLES: Final = ("master", "volume", "filer", "s3")
 
 
 class S3Server:
@@ -78,6 +78,7 @@ class S3Server:
         self._volumes = volumes
         self._dies_with_parent = dies_with_parent
         self._process: subprocess.Popen[bytes] | None = None
+        self._ports: list[int] = []
 
     @property
     def pid(self) -> int | None:
@@ -96,7 +97,7 @@ class S3Server:
         program = _find_program()
         self.directory.mkdir(parents=True, exist_ok=True)
         for _ in range(_START_ATTEMPTS):
-            ports = _free_ports()
+            self._ports = ports = _free_ports()
             self._launch(program, ports)
             atexit.register(self.stop)
             if self._wait_until_ready(f"http://{_HOST}:{ports[-1]}"):
@@ -122,6 +123,10 @@ class S3Server:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        for role, port in zip(_ROLES, self._ports, strict=False):
+            # Left behind by a server that was killed, these would gather for ever.
+            name = f"seaweedfs-{role}-grpc-{port + _GRPC_OFFSET}.sock"
+            Path("/tmp", name).unlink(missing_ok=True)
 
     def options(self, url: str) -> dict[str, str]:
         """Return what ``open_store`` needs for an ``s3://bucket/prefix`` on this server."""
@@ -294,7 +299,7 @@ def _free_ports() -> list[int]:
     for port in choices:
         if _is_free(port) and _is_free(port + _GRPC_OFFSET):
             ports.append(port)
-        if len(ports) == _PORTS_NEEDED:
+        if len(ports) == len(_ROLES):
             return ports
     raise BackupError("no free ports for the S3 server", "end servers that are no longer needed")
 

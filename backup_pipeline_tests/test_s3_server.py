@@ -101,6 +101,19 @@ def test_a_stopped_server_can_be_ended(tmp_path: Path) -> None:
     assert not is_alive(pid)
 
 
+def test_a_server_that_had_to_be_killed_leaves_no_sockets(tmp_path: Path) -> None:
+    server = S3Server(tmp_path).start()
+    sockets = [
+        path
+        for port in server._ports
+        for path in Path("/tmp").glob(f"seaweedfs-*-{port + 10_000}.sock")
+    ]
+    assert len(sockets) == 4
+    os.kill(server.pid or 0, signal.SIGKILL)
+    server.stop()
+    assert not any(path.exists() for path in sockets)
+
+
 def test_without_the_package_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
