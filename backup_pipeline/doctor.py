@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -155,7 +155,10 @@ def _source(runner: Runner, dataset: Dataset) -> Finding:
     area = f"source of {dataset.key}"
     try:
         source = runner.source(dataset.key)
-        first = next(iter(source.scan()), None)
+        scan = source.scan()
+        first = next(scan, None)
+        if isinstance(scan, Generator):
+            scan.close()  # the rest is not looked at: let go of what it holds open
     except BackupError as error:
         return problem(area, error.message, error.hint)
     if first is None or not len(first):

@@ -15,12 +15,12 @@ from typing import Any
 import click
 
 from backup_pipeline import __version__
-from backup_pipeline.cli.call import explain
+from backup_pipeline.cli.call import Invocation, explain
+from backup_pipeline.cli.interruption import INTERRUPTED, end_when_interrupted
 from backup_pipeline.engine.errors import BackupError
 
 __all__ = ["main"]
 
-INTERRUPTED = 130
 COULD_NOT = 3
 BAD_USAGE = 2
 
@@ -105,9 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        end_when_interrupted()
     as_json, debug = "--json" in given, "--debug" in given
     try:
-        return _run(given)
+        return _run(given, own_process=arguments is None)
     except (KeyboardInterrupt, click.exceptions.Abort):
         return INTERRUPTED
     except click.ClickException as error:
@@ -120,8 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _unexpected(error, as_json)
 
 
-def _run(arguments: list[str]) -> int:
-    code: Any = _command.main(arguments, "backup-pipeline", standalone_mode=False)
+def _run(arguments: list[str], *, own_process: bool) -> int:
+    code: Any = _command.main(
+        arguments, "backup-pipeline", standalone_mode=False, obj=Invocation(own_process)
+    )
     return code if isinstance(code, int) else 0
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from backup_pipeline.plan import Plan
     from backup_pipeline.runner import Reader, Runner
 
-__all__ = ["PASSPHRASE_VARIABLE", "PLAN_VARIABLE", "Call", "explain"]
+__all__ = ["PASSPHRASE_VARIABLE", "PLAN_VARIABLE", "Call", "Invocation", "explain"]
 
 PLAN_VARIABLE = "BACKUP_PLAN"
 PASSPHRASE_VARIABLE = "BACKUP_PASSPHRASE"
@@ -32,6 +32,17 @@ def explain(error: BackupError) -> dict[str, Any]:
 
     written = write_error(error)
     return {"type": written.pop("classes")[0], **written}
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """How the command line was called.
+
+    Attributes:
+        own_process: Whether this process is the command's alone, not a program that calls ``main``.
+    """
+
+    own_process: bool
 
 
 @dataclass(slots=True)
