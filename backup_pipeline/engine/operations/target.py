@@ -42,7 +42,7 @@ class Target:
 
     def __init__(self, root: Path, *, create: bool = True) -> None:
         self.root = root
-        self.existed = root.is_dir() and any(os.scandir(root))
+        self.existed = root.is_dir() and any(root.iterdir())
         try:
             if create:
                 root.mkdir(parents=True, exist_ok=True)
