@@ -17,10 +17,13 @@ from backup_pipeline.checks import (
     drill_sample,
     drill_verdict,
 )
-from backup_pipeline.engine.errors import BackupError, NotFound, UsageError
+from backup_pipeline.engine.errors import BackupError, DamageError, NotFound, UsageError
+from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.progress import human_bytes, human_seconds
 from backup_pipeline.metadata import key
 from backup_pipeline.resources import Wiring, failure
+from backup_pipeline.runner import Runner
+from backup_pipeline.runs import recorder
 from backup_pipeline.sync import sync_tiers
 from backup_pipeline.translator import TierAsset
 
@@ -288,19 +291,18 @@ def _drill_one(
     day = date.fromisoformat(config.day) if config.day else None
     with backups.runner(now=wiring.now) as runner:
         _, snapshot = runner.find(asset.dataset.key, tier=asset.tier.name, day=day)
-    report = backups.run(
-        "drill",
-        {
-            "dataset": asset.dataset.key,
-            "tier": asset.tier.name,
-            "snapshot": snapshot.id,
-            "sample": config.sample or drill_sample(asset),
-        },
-        now=wiring.now,
-        log=context.log.info,
-    )
-    passed, sentence, said = drill_verdict(report)
-    context.instance.report_runless_asset_event(
+    arguments = {
+        "dataset": asset.dataset.key,
+        "tier": asset.tier.name,
+        "snapshot": snapshot.id,
+        "sample": config.sample or drill_sample(asset),
+    }
+    try:
+        report = backups.run("drill", arguments, now=wiring.now, log=context.log.info)
+        passed, sentence, said = drill_verdict(report)
+    except DamageError as error:
+        passed, sentence, said = False, str(error), {key("error"): error.message}
+    recorder(context)(
         dg.AssetCheckEvaluation(
             asset_key=asset.asset_key,
             check_name=RESTORES,
@@ -349,7 +351,13 @@ def build_sync_job(assets: Sequence[TierAsset], wiring: Wiring) -> Job:
             one for one in assets if not config.datasets or one.dataset.key in config.datasets
         ]
         with wiring.resource_of(context).runner(now=wiring.now) as runner:
-            report = sync_tiers(context.instance, chosen, runner.snapshots, expired=config.expired)
+            report = sync_tiers(
+                context.instance,
+                recorder(context),
+                chosen,
+                lambda one: _snapshots(runner, one),
+                expired=config.expired,
+            )
         context.log.info(report.sentence())
         context.add_output_metadata(
             {
@@ -373,3 +381,9 @@ def build_sync_job(assets: Sequence[TierAsset], wiring: Wiring) -> Job:
         sync_log()
 
     return sync
+
+
+def _snapshots(runner: Runner, asset: TierAsset) -> list[Snapshot] | None:
+    (place,) = runner.places(asset.dataset.key, asset.tier.name)
+    repository = place.find()
+    return None if repository is None else list(repository.snapshots())

@@ -1,16 +1,21 @@
-"""Which datasets have runs queued or active, and what tags a run of theirs carries."""
+"""Runs: which datasets have one queued or active, its tags, and what it tells the event log."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from backup_pipeline.jobs import TierJob
 from backup_pipeline.metadata import REPOSITORY_TAG
 from backup_pipeline.translator import TierAsset
 
-__all__ = ["ACTIVE", "busy_repositories", "run_tags"]
+if TYPE_CHECKING:
+    from backup_pipeline.jobs import TierJob
+
+__all__ = ["ACTIVE", "Record", "busy_repositories", "recorder", "run_tags"]
+
+Record = Callable[[dg.AssetMaterialization | dg.AssetCheckEvaluation], None]
 
 ACTIVE = [
     dg.DagsterRunStatus.QUEUED,
@@ -50,3 +55,17 @@ def busy_repositories(instance: dg.DagsterInstance, jobs: Sequence[TierJob]) -> 
         else:
             busy |= by_job.get(run.job_name, set())
     return busy
+
+
+def recorder(context: dg.OpExecutionContext) -> Record:
+    """Writes events to the event log as this run's.
+
+    Outside any run, Dagster takes one evaluation of a check for a day, ever: a second one breaks
+    its unique index. Within runs, each may say it again.
+    """
+
+    def record(event: dg.AssetMaterialization | dg.AssetCheckEvaluation) -> None:
+        # It takes evaluations too, though its annotation does not say so.
+        context.log_event(event)  # pyright: ignore[reportArgumentType]
+
+    return record

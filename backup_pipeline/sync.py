@@ -22,6 +22,7 @@ from backup_pipeline.metadata import (
     snapshot_metadata,
     snapshot_tags,
 )
+from backup_pipeline.runs import Record
 from backup_pipeline.translator import TierAsset
 
 __all__ = ["EXPIRED", "SyncReport", "sync_tiers"]
@@ -30,7 +31,7 @@ EXPIRED = "expired"
 PAGE = 1000
 """Materializations read from the event log at a time."""
 
-Listing = Callable[[str, str], Sequence[Snapshot]]
+Listing = Callable[[TierAsset], Sequence[Snapshot] | None]
 
 
 @dataclass
@@ -59,6 +60,7 @@ class SyncReport:
 
 def sync_tiers(
     instance: dg.DagsterInstance,
+    record: Record,
     assets: Sequence[TierAsset],
     listing: Listing,
     *,
@@ -68,25 +70,38 @@ def sync_tiers(
 
     Args:
         instance: Whose event log.
+        record: Writes an event to it, as a run's; see ``recorder``.
         assets: Datasets × tiers to look at.
-        listing: Gives the snapshots of a dataset in a tier, in commit order.
+        listing: Gives the snapshots of a dataset in a tier, in commit order; None where the store
+            has no repository of it.
         expired: Whether days that the store no longer has are reported as expired. Green
             partitions cannot be wiped in open-source Dagster; what they say can be put right.
     """
     report = SyncReport()
     for asset in assets:
+        place = f"{asset.dataset.key} in tier {asset.tier.name}"
         try:
-            snapshots = [one.to_json() for one in listing(asset.dataset.key, asset.tier.name)]
+            found = listing(asset)
         except BackupError as error:
             # Nothing is said of a tier that cannot be asked: silence is not expiry.
-            report.errors.append(f"{asset.dataset.key} in tier {asset.tier.name}: {error}")
+            report.errors.append(f"{place}: {error}")
             continue
-        _sync_one(instance, asset, snapshots, expired, report)
+        if found is None:
+            # An unmounted disk looks just like this, so it is not expiry either.
+            days = instance.get_materialized_partitions(asset.asset_key)
+            if days:
+                report.errors.append(
+                    f"{place}: the event log knows {len(days)} days, and the store has no"
+                    " repository of it; is it mounted, and the right one?"
+                )
+            continue
+        _sync_one(instance, record, asset, [one.to_json() for one in found], expired, report)
     return report
 
 
 def _sync_one(
     instance: dg.DagsterInstance,
+    record: Record,
     asset: TierAsset,
     snapshots: Sequence[Mapping[str, Any]],
     expired: bool,
@@ -107,12 +122,12 @@ def _sync_one(
                 continue
         else:
             report.reported += 1
-        _report(instance, asset, snapshot, _last_days(stored, day))
+        _report(record, asset, snapshot, _last_days(stored, day))
         newest[snapshot["day"]] = short(snapshot["id"])
     if expired:
         gone = [day for day, latest in newest.items() if day not in best and latest != EXPIRED]
         for day in gone:
-            _report_expired(instance, asset, day)
+            record(_expiry(asset, day))
         report.expired += len(gone)
 
 
@@ -184,37 +199,28 @@ def _last_days(stored: Mapping[date, int], last: date) -> dict[date, int]:
 
 
 def _report(
-    instance: dg.DagsterInstance,
-    asset: TierAsset,
-    snapshot: Mapping[str, Any],
-    stored: Mapping[date, int],
+    record: Record, asset: TierAsset, snapshot: Mapping[str, Any], stored: Mapping[date, int]
 ) -> None:
+    said = snapshot_metadata(snapshot, reason="found in the store by sync", stored=stored)
     tags = snapshot_tags(snapshot) | {"dagster/data_version": snapshot["digest"]}
-    instance.report_runless_asset_event(
+    record(
         dg.AssetMaterialization(
-            asset_key=asset.asset_key,
-            partition=snapshot["day"],
-            metadata=snapshot_metadata(
-                snapshot, reason="found in the store by sync", stored=stored
-            ),
-            tags=tags,
+            asset_key=asset.asset_key, partition=snapshot["day"], metadata=said, tags=tags
         )
     )
-    instance.report_runless_asset_event(complete_evaluation(asset.asset_key, snapshot))
+    record(complete_evaluation(asset.asset_key, snapshot))
 
 
-def _report_expired(instance: dg.DagsterInstance, asset: TierAsset, day: str) -> None:
-    instance.report_runless_asset_event(
-        dg.AssetMaterialization(
-            asset_key=asset.asset_key,
-            partition=day,
-            description=f"The store no longer holds a snapshot of {day}.",
-            metadata={
-                DATASET: asset.dataset.key,
-                key("tier"): asset.tier.name,
-                key("day"): day,
-                key("status"): EXPIRED,
-            },
-            tags={STATUS_TAG: EXPIRED},
-        )
+def _expiry(asset: TierAsset, day: str) -> dg.AssetMaterialization:
+    return dg.AssetMaterialization(
+        asset_key=asset.asset_key,
+        partition=day,
+        description=f"The store no longer holds a snapshot of {day}.",
+        metadata={
+            DATASET: asset.dataset.key,
+            key("tier"): asset.tier.name,
+            key("day"): day,
+            key("status"): EXPIRED,
+        },
+        tags={STATUS_TAG: EXPIRED},
     )
