@@ -92,35 +92,37 @@ class Unreadable(Exception):
 class Fingerprint:
     """The fingerprint of a scan, fed batch by batch; how it is cut into batches does not matter.
 
-    It is the BLAKE3 of one BLAKE3 per column over the paths and change marks, lengths and values.
+    It is the BLAKE3 of two BLAKE3s per column, over all values of the paths and change marks one
+    behind the other and over their lengths; a number's length is constant and left out.
     """
 
     def __init__(self) -> None:
         from blake3 import blake3
 
         self._blake3 = blake3
-        self._columns = {name: blake3() for name in ("path", *MARK_COLUMNS)}
+        self._columns = {name: (blake3(), blake3()) for name in ("path", *MARK_COLUMNS)}
 
     def update(self, batch: pa.RecordBatch) -> None:
         """Take in the next batch of a scan."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        for name, digest in self._columns.items():
+        for name, (values, lengths) in self._columns.items():
             column = batch.column(name)
-            if not pa.types.is_integer(column.type):
-                values = column.drop_null().cast(pa.binary()).to_pylist()
-                digest.update(b"".join(values))
-                column = pc.binary_length(column)
-            digest.update(
-                pc.fill_null(column, -1 if column.type == pa.int32() else 0)
-                .to_numpy(zero_copy_only=False)
-                .tobytes()
-            )
+            if pa.types.is_integer(column.type):
+                values.update(_numbers(pc.fill_null(column, 0)))
+            else:
+                values.update(b"".join(column.drop_null().cast(pa.binary()).to_pylist()))
+                lengths.update(_numbers(pc.fill_null(pc.binary_length(column), -1)))
 
     def hexdigest(self) -> str:
         """The fingerprint of what was taken in so far: 64 hex digits."""
-        return self._blake3(b"".join(d.digest() for d in self._columns.values())).hexdigest()
+        digests = [one.digest() for pair in self._columns.values() for one in pair]
+        return self._blake3(b"".join(digests)).hexdigest()
+
+
+def _numbers(column: pa.Array) -> bytes:
+    return column.to_numpy(zero_copy_only=False).tobytes()
 
 
 @dataclass(slots=True)

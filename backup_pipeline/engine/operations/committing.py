@@ -229,6 +229,7 @@ def merged_segments(
     rows = merge([*merging, new], keep_deleted=bool(kept)) if merging else new
     if not len(rows):
         return kept, 0
+    check_rows(rows, "of this run")  # what a reader would refuse is not written
     segment = repository.put_segment(rows)
     return [*kept, segment], segment.stored
 
