@@ -16,6 +16,7 @@ from backup_pipeline.engine.chunk_index import ChunkIndex
 from backup_pipeline.engine.errors import Conflict, DamageError, ObjectMissing
 from backup_pipeline.engine.format.manifest import (
     DELETED,
+    check_rows,
     manifest_schema,
     merge,
     segments_to_merge,
