@@ -145,12 +145,12 @@ class EntryReader:
         return found
 
     def _read(self, path: bytes, type: str, size: int, etag: str | None) -> tuple[Content, Details]:
-        small = size < SOLID_LIMIT_BYTES
-        for attempt in range(1, MOST_TRIES + 1):
+        small, attempt = size < SOLID_LIMIT_BYTES, 1
+        while True:
             reader = self._source.open(path, type, etag=etag)
             try:
                 if small:
-                    content, details = self._read_small(reader, size)
+                    content, details = self._read_small(reader, size, attempt)
                 else:
                     content, details = self._read_large(reader)
             except _Grew:
@@ -159,12 +159,9 @@ class EntryReader:
             if details.steady or attempt == MOST_TRIES:
                 self.read_bytes += details.size
                 return content, details
-        # It grew past its place at the last attempt.
-        content, details = self._read_large(self._source.open(path, type, etag=etag))
-        self.read_bytes += details.size
-        return content, details
+            attempt += 1
 
-    def _read_small(self, reader: Reader, size: int) -> tuple[Content, Details]:
+    def _read_small(self, reader: Reader, size: int, attempt: int) -> tuple[Content, Details]:
         if self._solid is None or self._solid_end >= SOLID_TARGET_BYTES:
             self._flush()
             self._solid = self._packer.take_buffer(SOLID_BUFFER_BYTES)
@@ -175,14 +172,14 @@ class EntryReader:
                 end += count
                 if end == len(room):
                     raise _Grew
-                if end - start == size:
-                    break  # finish() sees whether there is more
+                if end - start == size and attempt == 1:
+                    break  # as the scan said; finish() sees whether there is more
         except (_Grew, Unreadable):
             _give_up(reader)
             raise
         details = reader.finish()
         content = Content()
-        if end > start:  # kept even if torn: if every attempt is, torn bytes are better than none
+        if end > start and (details.steady or attempt == MOST_TRIES):
             self._members.append((content, start, end - start))
             self._solid_end = end
         if self._solid_end >= SOLID_TARGET_BYTES:
