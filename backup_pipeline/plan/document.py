@@ -20,7 +20,7 @@ __all__ = ["MAX_PLAN_BYTES", "MAX_PLAN_VALUES", "Document", "read_document"]
 MAX_PLAN_BYTES = 16 * 1024 * 1024
 """A larger file is no plan; refusing it keeps memory bounded."""
 
-MAX_PLAN_VALUES = 500_000
+MAX_PLAN_VALUES = 200_000
 """Bounds what aliases may unfold to, so that a few lines cannot fill the memory."""
 
 _YAML_TAG = "tag:yaml.org,2002:"

@@ -100,3 +100,28 @@ def test_a_mapping_has_paths_and_no_lines() -> None:
     problems = {problem.path: problem for problem in caught.value.problems}
     assert set(problems) == {"stores.local", "datasets[0]", "datasets[0].source"}
     assert all(problem.line is None for problem in problems.values())
+
+
+def test_what_follows_an_unusable_item_keeps_its_place(tmp_path: Path) -> None:
+    plan = """\
+start: 2026-11-22
+stores: {local: /srv/b, cloud: s3://b/p}
+policies:
+  default:
+    tiers:
+      - {every: day}
+      - {name: local}
+      - {name: cloud, every: month}
+datasets:
+  - just text
+  - {asset: vision/a, source: /data, keep_slices: 1 year}
+  - {asset: vision/b, source: /data, policy: nothing}
+"""
+    error = problems_of(plan, tmp_path)
+    assert [(problem.line, problem.path) for problem in error.problems] == [
+        (6, "policies.default.tiers[0].name"),
+        (8, "policies.default.tiers[2].full_every"),
+        (10, "datasets[0]"),
+        (11, "datasets[1].keep_slices"),
+        (12, "datasets[2].policy"),
+    ]
