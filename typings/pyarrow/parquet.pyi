@@ -1,9 +1,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyarrow import NativeFile, Table
+from pyarrow import NativeFile, Schema, Table
 
 class FileMetaData:
+    metadata: dict[bytes, bytes] | None
     num_rows: int
     num_row_groups: int
     num_columns: int
@@ -15,15 +16,20 @@ class ParquetFile:
     def __init__(self, source: NativeFile | Any, **options: Any) -> None: ...
     def read(self, columns: Sequence[str] | None = ..., use_threads: bool = ...) -> Table: ...
 
-def write_table(
-    table: Table,
-    where: NativeFile,
-    *,
-    row_group_size: int = ...,
-    compression: str = ...,
-    compression_level: int = ...,
-    use_dictionary: Sequence[str] = ...,
-    column_encoding: Mapping[str, str] = ...,
-    write_statistics: Sequence[str] | bool = ...,
-    store_schema: bool = ...,
-) -> None: ...
+class ParquetWriter:
+    def __init__(
+        self,
+        where: NativeFile,
+        schema: Schema,
+        *,
+        compression: str = ...,
+        compression_level: int = ...,
+        use_dictionary: Sequence[str] = ...,
+        column_encoding: Mapping[str, str] = ...,
+        write_statistics: Sequence[str] | bool = ...,
+        store_schema: bool = ...,
+    ) -> None: ...
+    def write_table(self, table: Table, row_group_size: int | None = ...) -> None: ...
+    def add_key_value_metadata(self, key_value_metadata: Mapping[bytes, bytes]) -> None: ...
+    def __enter__(self) -> ParquetWriter: ...
+    def __exit__(self, *failure: object) -> None: ...

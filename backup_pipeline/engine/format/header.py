@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import json
 import struct
 from typing import Any, cast
@@ -18,25 +19,39 @@ __all__ = [
     "RECORD",
     "STORE",
     "canonical_json",
+    "check_features",
     "check_header",
     "decode_json",
     "header",
+    "unknown_write_features",
 ]
 
 MAGIC = b"BKPL"
 FORMAT_VERSION = 1
 HEADER_BYTES = 16
-_LAYOUT = struct.Struct("<4sBBHII")  # magic, type, version, reserved, required, optional
+# magic, type, version | check | features: needed to read, needed to write, may be ignored
+_BEGIN, _CHECK, _FEATURES = struct.Struct("<4sBB"), struct.Struct("<H"), struct.Struct("<IHH")
 
 STORE, KEY_SET, RECORD, MANIFEST, PACK = b"S", b"K", b"R", b"M", b"P"
 
-# Bits of features that a reader must know to read an object. Version 1 defines none.
-KNOWN_REQUIRED_FEATURES = 0
+# Bits of features that must be known to read an object, or to write beside it. Version 1 has none.
+KNOWN_READ_FEATURES = 0
+KNOWN_WRITE_FEATURES = 0
 
 
-def header(kind: bytes, *, required: int = 0, optional: int = 0) -> bytes:
-    """The first 16 bytes of an object of this kind."""
-    return _LAYOUT.pack(MAGIC, kind[0], FORMAT_VERSION, 0, required, optional)
+def header(kind: bytes, *, read: int = 0, write: int = 0, optional: int = 0) -> bytes:
+    """The first 16 bytes of an object of this kind.
+
+    Args:
+        kind: STORE, KEY_SET, RECORD, MANIFEST or PACK.
+        read: Features that a reader must know to read this object.
+        write: Features that a writer must know to write to this store or repository.
+        optional: Features that may be ignored.
+    """
+    begin = _BEGIN.pack(MAGIC, kind[0], FORMAT_VERSION)
+    features = _FEATURES.pack(read, write, optional)
+    # Without a check, one flipped bit would make damage look like a later version's work.
+    return begin + _CHECK.pack(binascii.crc_hqx(begin + features, 0)) + features
 
 
 def check_header(content: Buffer, kind: bytes, name: str) -> None:
@@ -46,12 +61,24 @@ def check_header(content: Buffer, kind: bytes, name: str) -> None:
         DamageError: Not such an object.
         UsageError: Written by a later version.
     """
-    if len(content) < HEADER_BYTES:
-        raise DamageError(f"{name} is cut short: {len(content)} bytes")
-    magic, found, version, reserved, required, _ = _LAYOUT.unpack_from(content)
-    if magic != MAGIC or found != kind[0] or reserved:
+    start = bytes(content[:HEADER_BYTES])
+    if len(start) < HEADER_BYTES:
+        raise DamageError(f"{name} is cut short: {len(start)} bytes")
+    begin, features = start[: _BEGIN.size], start[_BEGIN.size + _CHECK.size :]
+    magic, found, version = _BEGIN.unpack(begin)
+    (check,) = _CHECK.unpack_from(start, _BEGIN.size)
+    if magic != MAGIC or found != kind[0] or check != binascii.crc_hqx(begin + features, 0):
         raise DamageError(f"{name} does not begin as what it should be")
-    unknown = required & ~KNOWN_REQUIRED_FEATURES
+    check_features(version, _FEATURES.unpack(features)[0], name)
+
+
+def check_features(version: int, read: int, name: str) -> None:
+    """Refuse what only a later version can read.
+
+    Raises:
+        UsageError: Written by a later version.
+    """
+    unknown = read & ~KNOWN_READ_FEATURES
     if version != FORMAT_VERSION or unknown:
         raise UsageError(
             f"{name} has format version {version} and needs features {unknown:#x}; "
@@ -60,9 +87,22 @@ def check_header(content: Buffer, kind: bytes, name: str) -> None:
         )
 
 
+def unknown_write_features(content: Buffer) -> int:
+    """Features of a checked header that a writer must know and we do not, as bits."""
+    _, write, _ = _FEATURES.unpack_from(content, _BEGIN.size + _CHECK.size)
+    return write & ~KNOWN_WRITE_FEATURES
+
+
 def canonical_json(value: Any) -> bytes:
     """JSON with sorted keys, no spaces, UTF-8: the same bytes for the same value."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
 
 
 def decode_json(content: Buffer, name: str) -> dict[str, Any]:
@@ -72,9 +112,9 @@ def decode_json(content: Buffer, name: str) -> dict[str, Any]:
         DamageError: It is not one.
     """
     try:
-        value = json.loads(bytes(content))
+        value = json.loads(str(content, "utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise DamageError(f"{name} holds no JSON") from None
     if not isinstance(value, dict):
         raise DamageError(f"{name} holds no mapping")
-    return cast(dict[str, Any], value)
+    return cast("dict[str, Any]", value)

@@ -3,6 +3,9 @@
 A snapshot lists at most 16 segments, oldest first, each sorted by path. A row in a later segment
 replaces the row of the same path in every earlier one; a row of type ``deleted`` removes it. So
 an unchanged run reuses its parent's list, and a small change writes a small segment.
+
+A segment's own metadata says which format it is of, and holds random bytes: two segments never have
+the same name, so that a name which was condemned does not come back.
 """
 
 from __future__ import annotations
@@ -10,11 +13,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from backup_pipeline.engine.crypto import TAG_BYTES, new_salt
 from backup_pipeline.engine.errors import DamageError
-from backup_pipeline.engine.format.pack import ID_BYTES, PACK_NAME_BYTES
+from backup_pipeline.engine.format.header import (
+    FORMAT_VERSION,
+    canonical_json,
+    check_features,
+    decode_json,
+)
+from backup_pipeline.engine.format.pack import (
+    FRAMES_START,
+    ID_BYTES,
+    MOST_FRAME_BYTES,
+    PACK_NAME_BYTES,
+)
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.crypto import Buffer
@@ -34,6 +50,7 @@ __all__ = [
 DELETED = "deleted"
 MOST_SEGMENTS = 16
 MOST_SEGMENT_ROWS = 200_000_000
+METADATA_KEY = b"backup_pipeline"
 
 CHUNK_TYPE = pa.struct(
     [
@@ -108,15 +125,15 @@ def manifest_schema() -> pa.Schema:
     return _SCHEMA
 
 
-def encode_segment(rows: pa.Table) -> pa.Buffer:
+def encode_segment(rows: pa.Table, salt: bytes | None = None) -> pa.Buffer:
     """The Parquet file of rows that are sorted by path."""
     import pyarrow.parquet as pq
 
+    said = {"format": FORMAT_VERSION, "read": 0, "salt": (salt or new_salt()).hex()}
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        rows,
+    with pq.ParquetWriter(
         sink,
-        row_group_size=_ROW_GROUP_ROWS,
+        rows.schema,
         compression="zstd",
         compression_level=3,
         use_dictionary=list(_DICTIONARY),
@@ -128,7 +145,9 @@ def encode_segment(rows: pa.Table) -> pa.Buffer:
         },
         write_statistics=["path", "size"],
         store_schema=False,
-    )
+    ) as writer:
+        writer.write_table(rows, row_group_size=_ROW_GROUP_ROWS)
+        writer.add_key_value_metadata({METADATA_KEY: canonical_json(said)})
     return sink.getvalue()
 
 
@@ -139,11 +158,13 @@ def decode_segment(
 
     Raises:
         DamageError: It is no segment of this format.
+        UsageError: A later version wrote it.
     """
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
+        _check_metadata((file.metadata.metadata or {}).get(METADATA_KEY, b""), name)
         if file.metadata.num_rows > MOST_SEGMENT_ROWS:
             raise DamageError(f"segment {name} claims {file.metadata.num_rows} rows")
         wanted = _SCHEMA if columns is None else pa.schema([_SCHEMA.field(c) for c in columns])
@@ -151,6 +172,14 @@ def decode_segment(
         return table.select(wanted.names).cast(wanted)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise DamageError(f"segment {name} is not readable: {error}") from None
+
+
+def _check_metadata(text: bytes, name: str) -> None:
+    said = decode_json(text, f"the metadata of segment {name}")
+    version, read = said.get("format"), said.get("read", 0)
+    if not isinstance(version, int) or not isinstance(read, int):
+        raise DamageError(f"segment {name} does not say its format")
+    check_features(version, read, f"segment {name}")
 
 
 def merge(segments: Sequence[pa.Table], *, keep_deleted: bool = False) -> pa.Table:
@@ -202,7 +231,8 @@ def check_rows(rows: pa.Table, name: str) -> None:
     """Refuse rows that no writer of this format makes.
 
     Raises:
-        DamageError: A path is empty, absolute, climbs, or is out of order.
+        DamageError: A path is empty, absolute, climbs, or is out of order; or the chunks and holes
+            of a good entry do not add up to its size.
     """
     paths = rows.column("path").combine_chunks()
     if len(paths) > 1 and not pc.all(pc.less(paths[:-1], paths[1:])).as_py():
@@ -214,3 +244,39 @@ def check_rows(rows: pa.Table, name: str) -> None:
     if pc.any(suspicious).as_py():
         bad = paths.filter(suspicious)[0].as_py()
         raise DamageError(f"segment {name} holds the impossible path {bad!r}")
+    chunks, holes = (rows.column(column).combine_chunks() for column in ("chunks", "holes"))
+    _check_chunks(chunks, name)
+    held = _sums(chunks, "size") + _sums(holes, "length")
+    with_bytes = pc.is_in(rows.column("type"), value_set=pa.array(["file", "object"]))
+    good = pc.and_(with_bytes, pc.equal(rows.column("state"), "good"))
+    wrong = (held != rows.column("size").to_numpy()) & good.to_numpy()
+    if wrong.any():
+        bad = paths[int(wrong.argmax())].as_py()
+        raise DamageError(f"segment {name} does not hold all bytes of {bad!r}")
+
+
+def _sums(lists: Any, field: str) -> np.ndarray[Any, Any]:
+    """The sum of a field over each list; 0 where there is none."""
+    counts = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    values = lists.flatten().field(field).to_numpy(zero_copy_only=False).astype(np.int64)
+    upto = np.concatenate([[0], np.cumsum(values)])
+    ends = np.cumsum(counts)
+    return upto[ends] - upto[ends - counts]
+
+
+def _check_chunks(lists: Any, name: str) -> None:
+    flat = lists.flatten()
+    columns = {
+        field: flat.field(field).to_numpy(zero_copy_only=False).astype(np.int64)
+        for field in ("offset", "stored", "raw", "inner", "size")
+    }
+    wrong = (
+        (columns["offset"] < FRAMES_START)
+        | (columns["raw"] > MOST_FRAME_BYTES)
+        | (columns["stored"] < TAG_BYTES)
+        | (columns["stored"] > columns["raw"] + TAG_BYTES)
+        | (columns["inner"] + columns["size"] > columns["raw"])
+        | (columns["size"] == 0)
+    )
+    if wrong.any():
+        raise DamageError(f"segment {name} places a chunk where none can be")
