@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any
+from typing import Any, cast
 
-from backup_pipeline.engine.errors import DamageError
+from backup_pipeline.engine.errors import DamageError, UsageError
 from backup_pipeline.engine.format.record import Record, Snapshot
 
 __all__ = ["RepositoryState", "best_of"]
@@ -17,6 +17,10 @@ _TIMING_ORDER = {"late": 0, "on-time": 1, "exact": 2}
 
 def _by_name() -> dict[str, Any]:
     return {}
+
+
+def _in_order() -> list[tuple[int, Mapping[str, Any]]]:
+    return []
 
 
 @dataclass(slots=True)
@@ -32,7 +36,11 @@ class RepositoryState:
         expired: Snapshot id to the reason of its expiry.
         pinned: Snapshot id to the pin's words.
         condemned: Name of an object to the sequence of the record that condemned it.
-        replacements: Pack name to what replaces it.
+        replacements: Name of a pack to the names of the packs that hold its chunks now.
+        unknown: Optional records of types that this version does not know: (sequence, body).
+        extra: Members of a checkpoint's state that this version does not know.
+
+    Names of objects are relative to the repository's prefix, such as ``packs/<run>/<sha256>``.
     """
 
     dataset: str = ""
@@ -45,7 +53,9 @@ class RepositoryState:
     expired: dict[str, str] = field(default_factory=_by_name)
     pinned: dict[str, str] = field(default_factory=_by_name)
     condemned: dict[str, int] = field(default_factory=_by_name)
-    replacements: dict[str, Any] = field(default_factory=_by_name)
+    replacements: dict[str, list[str]] = field(default_factory=_by_name)
+    unknown: list[tuple[int, Mapping[str, Any]]] = field(default_factory=_in_order)
+    extra: dict[str, Any] = field(default_factory=_by_name)
     parsed: dict[str, Snapshot] = field(default_factory=_by_name, repr=False)
 
     def apply(self, record: Record) -> None:
@@ -53,6 +63,7 @@ class RepositoryState:
 
         Raises:
             DamageError: It lacks what its type must say.
+            UsageError: It is of a type that only a later version knows.
         """
         body = record.body
         try:
@@ -62,32 +73,36 @@ class RepositoryState:
                 case "keys":
                     self._keys(body)
                 case "run":
-                    own = dict(body)
-                    foreign = own.pop("foreign", {})
-                    self.runs[body["run"]] = own
-                    for run, wraps in foreign.items():
-                        self.runs.setdefault(run, {"run": run, "wraps": wraps, "foreign_run": True})
+                    own = {**body, "wraps": _wraps(body["wraps"])}
+                    own.pop("foreign", None)
+                    self.runs[_text(body, "run")] = own
+                    for run, wraps in body.get("foreign", {}).items():
+                        other = {"run": run, "wraps": _wraps(wraps), "foreign_run": True}
+                        self.runs.setdefault(run, other)
                 case "snapshot":
-                    self.snapshots[body["id"]] = (record.sequence, body)
+                    self.snapshots.setdefault(_text(body, "id"), (record.sequence, body))
                 case "expire":
                     for entry in body["snapshots"]:
-                        self.expired[entry["id"]] = entry["reason"]
+                        # A pin that came first counts: who expired had not seen it.
+                        if entry["id"] not in self.pinned:
+                            self.expired[_text(entry, "id")] = entry["reason"]
                 case "pin":
                     self._pin(body)
                 case "condemn":
-                    self.condemned.update(dict.fromkeys(body["names"], record.sequence))
+                    self.condemned.update(dict.fromkeys(_names(body["names"]), record.sequence))
                 case "replacement":
-                    self.replacements.update(body["replacements"])
-                case unknown if body.get("optional"):
-                    del unknown
+                    for name, others in body["replacements"].items():
+                        self.replacements[name] = _names(others)
+                case _ if body.get("optional") is True:
+                    self.unknown.append((record.sequence, body))
                 case unknown:
-                    raise DamageError(
+                    raise UsageError(
                         f"log record {record.sequence} is of the unknown type {unknown}",
-                        "a later version may have written it; upgrade backup-pipeline",
+                        "a later version wrote it; upgrade backup-pipeline",
                     )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DamageError(
-                f"log record {record.sequence} ({record.type}) lacks {error}"
+                f"log record {record.sequence} ({record.type}) is unusable: {error!r}"
             ) from None
 
     def _keys(self, body: Mapping[str, Any]) -> None:
@@ -100,41 +115,31 @@ class RepositoryState:
 
     def _pin(self, body: Mapping[str, Any]) -> None:
         if body["pinned"]:
-            self.pinned[body["snapshot"]] = body.get("reason", "")
+            self.pinned[_text(body, "snapshot")] = body.get("reason", "")
         else:
-            self.pinned.pop(body["snapshot"], None)
+            self.pinned.pop(_text(body, "snapshot"), None)
 
     def checkpoint(self) -> dict[str, Any]:
         """The body of a checkpoint record of this state."""
-        return {
-            "type": "checkpoint",
-            "state": {
-                "dataset": self.dataset,
-                "tier": self.tier,
-                "deployment": self.deployment,
-                "created_at": self.created_at,
-                "key_set": self.key_set,
-                "runs": self.runs,
-                "snapshots": [[sequence, body] for sequence, body in self.snapshots.values()],
-                "expired": self.expired,
-                "pinned": self.pinned,
-                "condemned": self.condemned,
-                "replacements": self.replacements,
-            },
-        }
+        state = {name: getattr(self, name) for name in _CHECKPOINT}
+        state["snapshots"] = [[sequence, body] for sequence, body in self.snapshots.values()]
+        state["unknown"] = [[sequence, body] for sequence, body in self.unknown]
+        return {"type": "checkpoint", "state": {**self.extra, **state}}
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        self.dataset = state["dataset"]
-        self.tier = state["tier"]
-        self.deployment = state["deployment"]
-        self.created_at = state["created_at"]
-        self.key_set = state["key_set"]
-        self.runs = dict(state["runs"])
-        self.snapshots = {body["id"]: (sequence, body) for sequence, body in state["snapshots"]}
-        self.expired = dict(state["expired"])
-        self.pinned = dict(state["pinned"])
-        self.condemned = dict(state["condemned"])
-        self.replacements = dict(state["replacements"])
+        for name in _CHECKPOINT:
+            kind = "list" if name in _LISTS else type(getattr(self, name)).__name__
+            if type(state[name]).__name__ != kind and name != "deployment":
+                raise TypeError(f"state.{name} is of another type")
+        for name in set(_CHECKPOINT) - set(_LISTS):
+            setattr(self, name, state[name])
+        for body in self.runs.values():
+            _wraps(body["wraps"])
+        self.replacements = {name: _names(found) for name, found in self.replacements.items()}
+        self.snapshots = {_text(body, "id"): (int(at), body) for at, body in state["snapshots"]}
+        self.unknown = [(int(sequence), dict(body)) for sequence, body in state["unknown"]]
+        self.extra = {name: value for name, value in state.items() if name not in _CHECKPOINT}
+        self.parsed.clear()
 
     def live(self) -> list[Snapshot]:
         """Snapshots that are not expired, in commit order."""
@@ -153,14 +158,61 @@ class RepositoryState:
         self, *, kind: str, chain: str | None, parent: str | None, base: str | None, operation: str
     ) -> dict[str, Any] | None:
         """The newest run of the same work that committed no snapshot, to take up its packs."""
-        finished = {body["run"] for _, body in self.snapshots.values()}
-        for run, body in reversed(self.runs.items()):
-            if body.get("foreign_run") or run in finished or body.get("operation") != operation:
-                continue
-            same = (body["kind"], body["parent"], body["base"]) == (kind, parent, base)
-            if same and chain in (None, body["chain"]):
-                return body
-        return None
+        finished = {body.get("run") for _, body in self.snapshots.values()}
+        # A name that was condemned must not come back, so neither does a run that has one.
+        finished |= {name.split("/")[1] for name in self.condemned if name.startswith("packs/")}
+        same = [
+            body
+            for run, body in self.runs.items()
+            if run not in finished
+            and body.get("operation") == operation
+            and (body.get("kind"), body.get("parent"), body.get("base")) == (kind, parent, base)
+            and chain in (None, body.get("chain"))
+        ]
+        return max(same, key=lambda body: str(body.get("started_at")), default=None)
+
+
+_LISTS = ("snapshots", "unknown")
+_CHECKPOINT = (
+    "dataset",
+    "tier",
+    "deployment",
+    "created_at",
+    "key_set",
+    "runs",
+    "snapshots",
+    "expired",
+    "pinned",
+    "condemned",
+    "replacements",
+    "unknown",
+)
+
+
+def _text(body: Mapping[str, Any], name: str) -> str:
+    value = body[name]
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is no text")
+    return value
+
+
+def _names(value: object) -> list[str]:
+    """Names of objects below the repository's prefix."""
+    if not isinstance(value, list):
+        raise TypeError("no list of names")
+    names = cast("list[object]", value)
+    if not all(isinstance(one, str) and one.count("/") in {1, 2} for one in names):
+        raise ValueError("a name of another shape")
+    return cast("list[str]", names)
+
+
+def _wraps(value: object) -> list[dict[str, Any]]:
+    if not isinstance(value, list):
+        raise TypeError("no list of wraps")
+    wraps = cast("list[object]", value)
+    if not all(isinstance(one, dict) for one in wraps):
+        raise TypeError("a wrap of another type")
+    return cast("list[dict[str, Any]]", wraps)
 
 
 def _rank(snapshot: Snapshot) -> tuple[bool, int, Any, int]:

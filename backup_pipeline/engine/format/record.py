@@ -39,6 +39,7 @@ __all__ = [
     "decode_record",
     "encode_record",
     "from_iso",
+    "is_hex",
     "to_iso",
 ]
 
@@ -54,8 +55,59 @@ RECORD_TYPES = (
     "checkpoint",
 )
 PADDING_BYTES = 512
+DIGEST_BYTES = 32
+ID_BYTES = 16  # of snapshots, runs and chains
 _LENGTH = struct.Struct("<I")
 _MOST_CLEAR_BYTES = 64 * 1024
+
+
+def is_hex(value: object, size_bytes: int) -> bool:
+    """Whether a value is so many bytes in lowercase hex."""
+    return (
+        isinstance(value, str)
+        and len(value) == 2 * size_bytes
+        and not set(value) - set("0123456789abcdef")
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+_COUNTS = (
+    "entries",
+    "good_entries",
+    "files",
+    "bytes",
+    "read_bytes",
+    "stored_bytes",
+    "deduplicated_bytes",
+    "problem_count",
+    "scan_started_ns",
+)
+_TEXTS = ("kind", "timing", "status", "fingerprint")
+_LISTS = ("problems", "segments")
+
+
+def _check_types(body: Mapping[str, Any]) -> None:
+    """Refuse a snapshot's body that does not say what it must, or says it in other types.
+
+    Raises:
+        KeyError, ValueError: See above.
+    """
+    wrong = [name for name in ("id", "chain") if not is_hex(body[name], ID_BYTES)]
+    wrong += [name for name in _COUNTS if not _is_count(body[name])]
+    wrong += [name for name in _TEXTS if not isinstance(body[name], str)]
+    wrong += [name for name in _LISTS if not isinstance(body[name], list)]
+    for name in ("parent", "base"):
+        if body[name] is not None and not is_hex(body[name], ID_BYTES):
+            wrong.append(name)
+    if body["run"] != "" and not is_hex(body["run"], ID_BYTES):
+        wrong.append("run")
+    if not isinstance(body["changes"], dict):
+        wrong.append("changes")
+    if wrong:
+        raise ValueError(f"unusable {', '.join(wrong)}")
 
 
 def to_iso(moment: datetime) -> str:
@@ -136,12 +188,13 @@ def decode_record(keys: DatasetKeys, content: Buffer, sequence: int, name: str) 
         raise DamageError(f"{name} is cut short")
     clear = decode_json(view[place : place + length], name)
     try:
-        salt = bytes.fromhex(clear["salt"])
-        previous = str(clear["previous"])
+        salt, previous = bytes.fromhex(clear["salt"]), clear["previous"]
         found, dataset = clear["sequence"], clear["dataset"]
+        if len(salt) != SALT_BYTES or not (previous == "" or is_hex(previous, DIGEST_BYTES)):
+            raise ValueError("of another length")
     except (KeyError, TypeError, ValueError):
         raise DamageError(f"{name} lacks parts of its clear header") from None
-    if len(salt) != SALT_BYTES or found != sequence or dataset != keys.dataset_id.hex():
+    if found != sequence or dataset != keys.dataset_id.hex():
         raise DamageError(
             f"{name} is record {found} of dataset {dataset}, put in the place of another",
             "its twin under twin/ may be right; restore works from either",
@@ -179,6 +232,19 @@ class Segment:
         """Fields by name."""
         return {name: getattr(self, name) for name in SEGMENT_FIELDS}
 
+    @staticmethod
+    def from_json(entry: Mapping[str, Any]) -> Segment:
+        """Read one entry of a snapshot's list; fields of later versions are passed over.
+
+        Raises:
+            ValueError, KeyError, AttributeError: It is none.
+        """
+        numbers = [entry[name] for name in ("length", "stored", "rows")]
+        if not is_hex(entry["name"], DIGEST_BYTES) or not all(_is_count(one) for one in numbers):
+            raise ValueError("a segment without name or sizes")
+        values: dict[str, Any] = {name: entry.get(name) for name in SEGMENT_FIELDS}
+        return Segment(**values)
+
 
 SEGMENT_FIELDS = tuple(field.name for field in fields(Segment))
 
@@ -195,7 +261,7 @@ class Snapshot:
         kind: ``full``, ``incremental`` or ``differential``.
         chain: Id of the chain: the id of the run that began it with a full.
         parent: Id of the snapshot whose entries were compared, if any.
-        base: Id of the full that it depends on; its own for a full.
+        base: Id of the full that its chain began with; None for a full.
         sequence: Number of its record in the log.
         run: Id of the run that wrote its packs; empty where nothing was written.
         started_at: When the run began (UTC).
@@ -299,18 +365,16 @@ class Snapshot:
         known = {field.name for field in fields(Snapshot)} - {"sequence", "digest"}
         values = {name: value for name, value in body.items() if name in known}
         try:
+            _check_types(body)
             for name in ("started_at", "captured_at", "finished_at"):
                 values[name] = from_iso(values[name])
             values["day"] = date.fromisoformat(values["day"])
-            values["segments"] = [
-                Segment(**{key: entry.get(key) for key in SEGMENT_FIELDS})
-                for entry in values["segments"]
-            ]
+            values["segments"] = [Segment.from_json(entry) for entry in values["segments"]]
             values.update(
                 dataset=dataset, tier=tier, sequence=sequence, digest=snapshot_digest(body)
             )
             return Snapshot(**values)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DamageError(f"snapshot record {sequence} is unreadable: {error!r}") from None
 
     def to_json(self) -> dict[str, Any]:
