@@ -45,6 +45,8 @@ ARGON2_MOST_MEMORY_KIB = 1024 * 1024
 ARGON2_MOST_ITERATIONS = 16
 ARGON2_MOST_LANES = 16
 KDF_SALT_BYTES = 16
+NONCE_BYTES = 12
+SYMMETRIC = "symmetric"
 KEY_FILE_PREFIX = "backup-pipeline-key-1:"
 
 
@@ -75,6 +77,7 @@ class Plaintext:
 
 PLAINTEXT = Plaintext()
 Secret: TypeAlias = Passphrase | KeyFile | Plaintext
+Purpose: TypeAlias = Literal["store", "index", "content", "run"]
 
 
 def new_key_file() -> str:
@@ -131,6 +134,24 @@ class KeyEncryptionKey:
         raise AssertionError("plaintext stores have no key-encryption key")
 
     @staticmethod
+    def refuse_weak(kdf: Mapping[str, Any]) -> None:
+        """Refuse parameters weaker than ours, before a new key is wrapped under a passphrase.
+
+        Someone who may write to an empty store could otherwise prepare it so, and guess cheaply.
+
+        Raises:
+            UsageError: They are weaker.
+        """
+        ours = KeyEncryptionKey.new_parameters()
+        for name in ("memory_kib", "iterations"):
+            found = kdf.get(name)
+            if not isinstance(found, int) or found < ours[name]:
+                raise UsageError(
+                    f"the store was prepared with a weak key derivation: {name}={found!r}",
+                    "another program prepared it; choose an empty place for the store",
+                )
+
+    @staticmethod
     def new_parameters() -> dict[str, Any]:
         """Derivation parameters for a new store."""
         return {
@@ -144,13 +165,13 @@ class KeyEncryptionKey:
 
 def _kdf_salt(kdf: Mapping[str, Any]) -> bytes:
     try:
-        if kdf["name"] != "argon2id":
-            raise ValueError("unknown derivation")
-        salt = bytes.fromhex(kdf["salt"])
+        name, salt = kdf["name"], bytes.fromhex(kdf["salt"])
         if len(salt) != KDF_SALT_BYTES:
             raise ValueError("salt of another length")
     except (KeyError, TypeError, ValueError) as error:
         raise DamageError(f"the store's key derivation parameters are unusable: {error}") from None
+    if name != "argon2id":
+        raise UsageError(f"the store derives its key with {name!r}", "upgrade backup-pipeline")
     return salt
 
 
@@ -173,20 +194,18 @@ def _argon2id(text: bytes, salt: bytes, memory_kib: int, iterations: int, lanes:
     ).derive(text)
 
 
-def wrap(kek: KeyEncryptionKey, purpose: str, subject: bytes, key: bytes) -> dict[str, Any]:
+def wrap(kek: KeyEncryptionKey, purpose: Purpose, subject: bytes, key: bytes) -> dict[str, Any]:
     """Seal a key for the holder of ``kek``.
 
     Args:
         purpose: What the key is for; bound to the wrap.
-        subject: The store's or dataset's id; bound to the wrap.
+        subject: The id of the store, dataset or run that the key is of; bound to the wrap.
         key: The 32-byte key.
     """
-    nonce = secrets.token_bytes(12)
-    sealed = AESGCM(derive(kek.key, "wrap")).encrypt(
-        nonce, key, purpose.encode() + b"\x00" + subject
-    )
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    sealed = AESGCM(derive(kek.key, "wrap")).encrypt(nonce, key, _wrap_binding(purpose, subject))
     return {
-        "kind": "symmetric",
+        "kind": SYMMETRIC,
         "key": kek.name,
         "purpose": purpose,
         "nonce": nonce.hex(),
@@ -195,43 +214,58 @@ def wrap(kek: KeyEncryptionKey, purpose: str, subject: bytes, key: bytes) -> dic
     }
 
 
+def _wrap_binding(purpose: str, subject: bytes) -> bytes:
+    return purpose.encode() + b"\x00" + subject
+
+
 def unwrap(
     keks: Sequence[KeyEncryptionKey],
-    purpose: str,
+    purpose: Purpose,
     subject: bytes,
     wraps: Sequence[Mapping[str, Any]],
 ) -> bytes:
-    """Open the first wrap of this purpose that one of our keys opens.
+    """Open a wrap of this purpose that one of our keys opens.
+
+    Wraps of kinds that this version does not know are other holders' and passed over.
 
     Raises:
-        WrongKey: None of them does.
+        WrongKey: None of the wraps is for one of our keys.
+        DamageError: One is, and it is damaged.
     """
     names = {kek.name: kek for kek in keks}
+    damaged = False
     for entry in wraps:
         kek = names.get(str(entry.get("key")))
-        if entry.get("kind") != "symmetric" or entry.get("purpose") != purpose or kek is None:
+        if entry.get("kind") != SYMMETRIC or entry.get("purpose") != purpose or kek is None:
             continue
-        try:
-            nonce = bytes.fromhex(str(entry["nonce"]))
-            sealed = bytes.fromhex(str(entry["sealed"]))
-            commitment = bytes.fromhex(str(entry["commitment"]))
-            if not hmac.compare_digest(derive(kek.key, "commitment", nonce + sealed), commitment):
-                raise InvalidTag
-            key = AESGCM(derive(kek.key, "wrap")).decrypt(
-                nonce, sealed, purpose.encode() + b"\x00" + subject
-            )
-        except (KeyError, ValueError, InvalidTag):
-            raise DamageError(f"the wrap of the {purpose} key is damaged") from None
-        if len(key) != KEY_BYTES:
-            raise DamageError(f"the wrap of the {purpose} key holds no key")
-        return key
+        key = _open_wrap(kek, _wrap_binding(purpose, subject), entry)
+        if key is not None:
+            return key
+        damaged = True
+    if damaged:
+        raise DamageError(f"the wrap of the {purpose} key is damaged or another's")
+    kinds = sorted({str(entry.get("kind")) for entry in wraps} - {SYMMETRIC})
     raise WrongKey(
-        "none of the keys given opens this store",
-        "check BACKUP_PASSPHRASE or --key-file; the passphrase is the one the store was made with",
+        f"none of the keys given opens the {purpose} key",
+        f"some wraps are of kinds that this version does not know: {', '.join(kinds)}"
+        if kinds
+        else "check BACKUP_PASSPHRASE or --key-file; the key is the one the store was made with",
     )
 
 
-Purpose: TypeAlias = Literal["store", "index", "content"]
+def _open_wrap(kek: KeyEncryptionKey, binding: bytes, entry: Mapping[str, Any]) -> bytes | None:
+    try:
+        nonce, sealed, commitment = (
+            bytes.fromhex(entry[field]) for field in ("nonce", "sealed", "commitment")
+        )
+        if len(nonce) != NONCE_BYTES:
+            return None
+        if not hmac.compare_digest(derive(kek.key, "commitment", nonce + sealed), commitment):
+            return None
+        key = AESGCM(derive(kek.key, "wrap")).decrypt(nonce, sealed, binding)
+    except (KeyError, TypeError, ValueError, InvalidTag):
+        return None
+    return key if len(key) == KEY_BYTES else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,9 +295,41 @@ class DatasetKeys:
             derive(public, "public index key"), derive(public, "public content key"), False
         )
 
+    @staticmethod
+    def unwrap(
+        keks: Sequence[KeyEncryptionKey], dataset_id: bytes, wraps: Sequence[Mapping[str, Any]]
+    ) -> DatasetKeys:
+        """The keys in a dataset's key set, or its index key alone where that is all we may have.
+
+        Raises:
+            WrongKey: None of the wraps is for one of our keys.
+            DamageError: One is, and it is damaged or another dataset's.
+        """
+        index = unwrap(keks, "index", dataset_id, wraps)
+        try:
+            content = unwrap(keks, "content", dataset_id, wraps)
+        except WrongKey:
+            content = None
+        keys = DatasetKeys(index, content)
+        if keys.dataset_id != dataset_id:
+            raise DamageError("a key set holds the keys of another dataset than it states")
+        return keys
+
+    def wrap(self, keks: Sequence[KeyEncryptionKey]) -> list[dict[str, Any]]:
+        """The wraps of both keys for the holders of ``keks``."""
+        assert self.content is not None
+        return [
+            one
+            for kek in keks
+            for one in (
+                wrap(kek, "index", self.dataset_id, self.index),
+                wrap(kek, "content", self.dataset_id, self.content),
+            )
+        ]
+
     @property
     def dataset_id(self) -> bytes:
-        """16 bytes that name this key set in associated data."""
+        """16 bytes that name these keys in associated data."""
         return derive(self.index, "dataset id")[:16]
 
     @property

@@ -7,6 +7,9 @@ records before it, so opening reads one epoch however long the log is. An append
 write of the next number; whoever loses the race reads what came in and tries again, so no lock,
 lease or clock is needed. Order of work: the record, then its twin; a twin that a crash left out
 is written by the next writer, and its absence at any other place is damage.
+
+Every record is authenticated by itself, so one that is lost with its twin hides what it said and
+no more: the log still opens, says so in ``lost``, and refuses to be appended to.
 """
 
 from __future__ import annotations
@@ -17,11 +20,14 @@ from typing import Any
 
 from backup_pipeline.engine.crypto import sha256_hex
 from backup_pipeline.engine.errors import (
+    BackupError,
     Conflict,
     DamageError,
     ObjectExists,
     ObjectMissing,
+    UsageError,
 )
+from backup_pipeline.engine.format.header import canonical_json, decode_json
 from backup_pipeline.engine.format.record import Record, decode_record, encode_record
 from backup_pipeline.engine.keys import DatasetKeys
 from backup_pipeline.engine.store import Store
@@ -42,6 +48,9 @@ class Log:
         keys: The dataset's keys.
         on_record: Called with every record, in order, as it is read or appended.
         checkpoint: Gives the body of a checkpoint of the present state.
+
+    Attributes:
+        lost: What is known of records that are lost with their twins, by the first's number.
     """
 
     def __init__(
@@ -59,8 +68,10 @@ class Log:
         self._on_record = on_record
         self._checkpoint = checkpoint
         self._next = 0
-        self._last_digest: str = ""
+        self._last_digest: str | None = ""  # None behind a lost record
         self._ours: set[int] = set()
+        self._refusal: str | None = None
+        self.lost: dict[int, str] = {}
 
     @property
     def next_sequence(self) -> int:
@@ -73,32 +84,67 @@ class Log:
         return f"{self._prefix}{folder}/{sequence // EPOCH_RECORDS:06d}/{sequence:08d}"
 
     def open(self) -> None:
-        """Read the newest epoch.
+        """Read the newest epoch; older ones too, as far back as the nearest good checkpoint.
 
         Raises:
-            DamageError: A record and its twin are both missing or damaged.
+            UsageError: A later version wrote one of the records.
+            DamageError: Records contradict each other.
         """
-        epochs = self._numbers("log/") | self._numbers("twin/")
+        epochs = self._numbers("log/", 6) | self._numbers("twin/", 6)
         if not epochs:
             return
-        epoch = max(epochs)
-        folder = f"{epoch:06d}/"
-        numbers = self._numbers(f"log/{folder}") | self._numbers(f"twin/{folder}")
-        first = epoch * EPOCH_RECORDS
-        last = max(numbers, default=first)
-        if epoch and not numbers:
-            raise DamageError(f"the log's epoch {epoch} is empty")
-        self._next = first
-        wanted = range(first, last + 1)
-        contents: list[Record]
-        if len(wanted) > 4:
-            with ThreadPoolExecutor(READERS) as pool:
-                contents = list(pool.map(self._load, wanted))
-        else:
-            contents = [self._load(number) for number in wanted]
-        self._last_digest = contents[0].previous
-        for record in contents:
+        found: dict[int, Record | DamageError] = {}
+        for epoch in sorted(epochs, reverse=True):
+            first = epoch * EPOCH_RECORDS
+            folder = f"{epoch:06d}/"
+            listed = self._numbers(f"log/{folder}", 8) | self._numbers(f"twin/{folder}", 8)
+            listed &= set(range(first, first + EPOCH_RECORDS))
+            found.update(self._load_all(sorted(listed | {first})))
+            if isinstance(found[first], Record):
+                break
+        self._prefer_followed(found)
+        self._next = min(found)
+        for number, record in sorted(found.items()):
+            if number > self._next:
+                self._lose(self._next, number, "missing")
+            if not isinstance(record, Record):
+                self._lose(number, number + 1, record.message)
+                continue
+            if number == min(found):
+                self._last_digest = record.previous
             self._take(record)
+
+    def _load_all(self, numbers: list[int]) -> dict[int, Record | DamageError]:
+        def load(number: int) -> Record | DamageError:
+            try:
+                return self._load(number)
+            except DamageError as error:
+                return error
+
+        if len(numbers) <= 4:
+            return {number: load(number) for number in numbers}
+        with ThreadPoolExecutor(READERS) as pool:
+            return dict(zip(numbers, pool.map(load, numbers), strict=True))
+
+    def _prefer_followed(self, found: dict[int, Record | DamageError]) -> None:
+        """Where a record and its twin differ, take the one that the next record names."""
+        for number in sorted(found, reverse=True):
+            record, before = found[number], found.get(number - 1)
+            if not isinstance(record, Record) or not isinstance(before, Record):
+                continue
+            if record.previous != before.digest:
+                copies, _ = self._copies(number - 1)
+                followed = [copy for copy in copies if copy.digest == record.previous]
+                found[number - 1] = followed[0] if followed else before
+
+    def _lose(self, first: int, end: int, what: str) -> None:
+        which = f"record {first}" if end == first + 1 else f"records {first} to {end - 1}"
+        self.lost[first] = f"log {which}, with twin: {what}"
+        self._next, self._last_digest = end, None
+
+    def refuse(self, why: str) -> None:
+        """Let nothing more be appended."""
+        self._refusal = why
 
     def refresh(self) -> bool:
         """Read what others appended since; whether there was anything."""
@@ -122,7 +168,17 @@ class Log:
 
         Raises:
             Conflict: Others kept winning, or ``recheck`` refused.
+            DamageError: Records are lost, and with them what this one might contradict.
+            UsageError: Only a later version may write here.
         """
+        if self._refusal is not None:
+            raise UsageError(self._refusal, "upgrade backup-pipeline")
+        if self.lost:
+            raise DamageError(
+                f"the log is damaged and is not written to: {'; '.join(self.lost.values())}",
+                "what is left can be restored; put the records back from a copy of this store, or"
+                " begin this tier anew in an empty place",
+            )
         self._mend_last_twin()
         for _ in range(MOST_ATTEMPTS):
             boundary = self._next > 0 and self._next % EPOCH_RECORDS == 0
@@ -172,31 +228,43 @@ class Log:
                 copies.append(self._read(sequence, twin=twin))
             except ObjectMissing:
                 problems.append((name, "missing"))
-            except DamageError as error:
+            except (DamageError, UsageError) as error:
                 problems.append((name, error.message))
         if len({record.digest for record in copies}) > 1:
             problems.append((self.name(sequence), "differs from its twin"))
         return copies, problems
 
-    def _numbers(self, folder: str) -> set[int]:
+    def _numbers(self, folder: str, digits: int) -> set[int]:
         names = self._store.list_names(f"{self._prefix}{folder}")
-        return {int(name) for name in names if name.isascii() and name.isdigit()}
+        return {
+            int(name) for name in names if len(name) == digits and name.isascii() and name.isdigit()
+        }
 
     def _read(self, sequence: int, *, twin: bool) -> Record:
         name = self.name(sequence, twin=twin)
         return decode_record(self._keys, self._store.get(name), sequence, name)
 
     def _load(self, sequence: int) -> Record:
-        try:
-            return self._read(sequence, twin=False)
-        except (ObjectMissing, DamageError) as first:
+        """A record from either copy.
+
+        Raises:
+            UsageError: A later version wrote it.
+            DamageError: Neither copy is good.
+        """
+        failures: list[BackupError] = []
+        for twin in (False, True):
             try:
-                return self._read(sequence, twin=True)
-            except (ObjectMissing, DamageError):
-                raise DamageError(
-                    f"log record {sequence} and its twin are both lost: {first.message}",
-                    "copy the repository back from another tier",
-                ) from None
+                return self._read(sequence, twin=twin)
+            except (ObjectMissing, DamageError, UsageError) as error:
+                failures.append(error)
+        for failure in failures:
+            if isinstance(failure, UsageError):
+                raise failure
+        worst = next((one for one in failures if isinstance(one, DamageError)), None)
+        raise DamageError(
+            worst.message if worst else f"{self.name(sequence)} and its twin are missing",
+            "copy the repository back from another tier",
+        )
 
     def _peek(self, sequence: int) -> Record | None:
         """The record after our last, if there is one; also a checkpoint that opens an epoch."""
@@ -204,11 +272,11 @@ class Log:
             return self._read(sequence, twin=False)
         except ObjectMissing:
             return None
-        except DamageError:
+        except (DamageError, UsageError):
             return self._load(sequence)
 
     def _take(self, record: Record) -> None:
-        if record.previous != self._last_digest:
+        if self._last_digest is not None and record.previous != self._last_digest:
             raise DamageError(
                 f"log record {record.sequence} does not follow the record before it",
                 "the log was tampered with; compare it with another tier's",
@@ -222,14 +290,16 @@ class Log:
 
     def _create(self, body: Mapping[str, Any]) -> Record | None:
         """Write the next record; None if its number was taken meanwhile."""
-        sequence = self._next
-        content = encode_record(self._keys, sequence, self._last_digest, body)
+        sequence, previous = self._next, self._last_digest
+        assert previous is not None
+        content = encode_record(self._keys, sequence, previous, body)
         try:
             self._store.put(self.name(sequence), content)
         except ObjectExists:
             return None
         self._put_twin(sequence, content)
-        record = Record(sequence, self._last_digest, body, sha256_hex(content))
+        said = decode_json(canonical_json(body), self.name(sequence))  # as others will read it
+        record = Record(sequence, previous, said, sha256_hex(content))
         self._ours.add(sequence)
         self._take(record)
         return record

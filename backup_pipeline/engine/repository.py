@@ -1,6 +1,6 @@
 """Repositories: everything stored for one dataset in one tier, opened with a store and a key.
 
-store                       descriptor: store id, key derivation, format     (and store.twin)
+store                       descriptor: store id, encryption, key derivation (and store.twin)
 keys/<number>               wraps of the store's name key                    (and .twin)
 repositories/<prefix>/      one per dataset; prefix = keyed hash of its name
     keys/<number>           wraps of the dataset's keys                      (and .twin)
@@ -15,38 +15,56 @@ import secrets as random_source
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from backup_pipeline.engine.crypto import Buffer, Sealer, derive, sha256_hex
+from backup_pipeline.engine.crypto import KEY_BYTES, Buffer, Sealer, derive, sha256_hex
+from backup_pipeline.engine.documents import (
+    STORE_NAME,
+    check_documents,
+    key_set_name,
+    key_sets,
+    put_twice,
+    read_either,
+)
 from backup_pipeline.engine.errors import (
+    BackupError,
     DamageError,
     NotFound,
-    ObjectExists,
     ObjectMissing,
     UsageError,
     WrongKey,
 )
-from backup_pipeline.engine.format.header import (
-    HEADER_BYTES,
-    KEY_SET,
-    STORE,
-    canonical_json,
-    check_header,
-    decode_json,
-    header,
+from backup_pipeline.engine.format.document import (
+    Descriptor,
+    KeySet,
+    decode_descriptor,
+    decode_key_set,
+    encode_descriptor,
+    encode_key_set,
 )
 from backup_pipeline.engine.format.pack import (
     FRAMES_START,
     PACK_NAME_BYTES,
     RUN_BYTES,
+    TRAILER_BYTES,
+    PackIndex,
     content_sealer,
-    run_and_salt,
+    decode_index,
+    index_range,
+    run_of,
 )
-from backup_pipeline.engine.format.record import Segment, Snapshot, to_iso
+from backup_pipeline.engine.format.record import (
+    DIGEST_BYTES,
+    Segment,
+    Snapshot,
+    is_hex,
+    to_iso,
+)
 from backup_pipeline.engine.format.sealed import open_sealed, seal
 from backup_pipeline.engine.keys import (
     DatasetKeys,
     KeyEncryptionKey,
+    Passphrase,
     Plaintext,
     Secret,
     unwrap,
@@ -60,10 +78,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from backup_pipeline.engine.manifest import Manifest
+    from backup_pipeline.engine.replacements import Places
 
-__all__ = ["Repository", "UnlockedStore", "pack_name_text", "unlock_store", "utc_now"]
+__all__ = [
+    "Repository",
+    "UnlockedStore",
+    "pack_name",
+    "pack_name_text",
+    "unlock_store",
+    "utc_now",
+]
 
-_TWIN = ".twin"
+T = TypeVar("T")
+STORE_ID_BYTES = 16
 _PUBLIC_NAME_KEY = derive(b"backup_pipeline: no encryption. ", "public name key")
 
 
@@ -73,33 +100,20 @@ def utc_now() -> datetime:
 
 
 def pack_name_text(name: bytes) -> str:
-    """A pack's 48-byte name as ``<run>/<sha256>``."""
-    return f"{name[:RUN_BYTES].hex()}/{name[RUN_BYTES:].hex()}"
+    """A pack's 48-byte name as records say it: ``packs/<run>/<sha256>``, below the prefix."""
+    return f"packs/{name[:RUN_BYTES].hex()}/{name[RUN_BYTES:].hex()}"
 
 
-def _document(kind: bytes, body: dict[str, Any]) -> bytes:
-    return header(kind) + canonical_json(body)
+def pack_name(text: str) -> bytes:
+    """The 48-byte name of a pack that a record names.
 
-
-def _put_twice(store: Store, name: str, content: bytes) -> None:
-    store.put(name, content)
-    store.put(name + _TWIN, content)
-
-
-def _get_either(store: Store, name: str, kind: bytes) -> dict[str, Any]:
-    """A document, from its first place or its twin; ObjectMissing where both are missing."""
-    failure: Exception | None = None
-    for place in (name, name + _TWIN):
-        try:
-            content = store.get(place)
-            check_header(content, kind, place)
-            return decode_json(content[HEADER_BYTES:], place)
-        except ObjectMissing as error:
-            failure = failure or error
-        except DamageError as error:
-            failure = error
-    assert failure is not None
-    raise failure
+    Raises:
+        DamageError: It names none.
+    """
+    folder, run, digest = text.split("/") if text.count("/") == 2 else ("", "", "")
+    if folder != "packs" or not is_hex(run, RUN_BYTES) or not is_hex(digest, DIGEST_BYTES):
+        raise DamageError(f"a record names {text!r}, which is no pack")
+    return bytes.fromhex(run + digest)
 
 
 def unlock_store(store: Store, secrets: Sequence[Secret], *, create: bool = False) -> UnlockedStore:
@@ -114,26 +128,18 @@ def unlock_store(store: Store, secrets: Sequence[Secret], *, create: bool = Fals
         NotFound: Nothing of ours is there, and ``create`` is off.
         WrongKey: None of the secrets opens it.
     """
-    try:
-        descriptor = _get_either(store, "store", STORE)
-    except ObjectMissing:
-        if not create:
-            raise NotFound(
-                f"{store.url} holds no backups",
-                "check the URL; the first backup of a plan prepares its stores",
-            ) from None
-        descriptor = _create_descriptor(store, secrets)
-    encrypted = descriptor.get("encryption") != "none"
-    wants_plain = any(isinstance(secret, Plaintext) for secret in secrets)
-    if not encrypted:
-        if not wants_plain:
+    descriptor = _descriptor(store, secrets, create=create)
+    if not descriptor.encrypted:
+        if not any(isinstance(secret, Plaintext) for secret in secrets):
             raise UsageError(
                 f"{store.url} was made with `encryption: none`, but a key is given",
                 "say `encryption: none`, or choose another store for encrypted backups",
             )
         return UnlockedStore(store, descriptor, [], _PUBLIC_NAME_KEY)
+    kdf = descriptor.kdf
+    assert kdf is not None
     keks = [
-        KeyEncryptionKey.from_secret(secret, descriptor.get("kdf", {}))
+        KeyEncryptionKey.from_secret(secret, kdf)
         for secret in secrets
         if not isinstance(secret, Plaintext)
     ]
@@ -142,56 +148,62 @@ def unlock_store(store: Store, secrets: Sequence[Secret], *, create: bool = Fals
             f"{store.url} is encrypted and no key is given",
             "set BACKUP_PASSPHRASE or give --key-file",
         )
-    subject = bytes.fromhex(str(descriptor.get("store", "")))
-    key_sets = _key_sets(store, "keys/")
-    if not key_sets and create:
-        name_key = random_source.token_bytes(32)
-        wraps = [wrap(kek, "store", subject, name_key) for kek in keks]
-        with suppress(ObjectExists):  # another writer prepared the store at the same time
-            _put_twice(store, "keys/00000000", _document(KEY_SET, {"wraps": wraps}))
-        key_sets = _key_sets(store, "keys/")
-    name_key = _unwrap_newest(keks, "store", subject, key_sets, store.url)
+    found = key_sets(store, "keys/", mend=create)
+    if not found:
+        if not create:
+            raise DamageError(f"{store.url} has lost its key sets", "copy keys/ back into it")
+        if any(isinstance(secret, Passphrase) for secret in secrets):
+            KeyEncryptionKey.refuse_weak(kdf)
+        key = random_source.token_bytes(KEY_BYTES)
+        wraps = [wrap(kek, "store", descriptor.store, key) for kek in keks]
+        content = encode_key_set(KeySet(descriptor.store, kdf, None, wraps))
+        found = [put_twice(store, key_set_name("keys/", 0), content, decode_key_set)]
+    name_key = _from_newest(
+        found,
+        lambda key_set: unwrap(keks, "store", descriptor.store, key_set.wraps),
+        store.url,
+    )
     return UnlockedStore(store, descriptor, keks, name_key)
 
 
-def _create_descriptor(store: Store, secrets: Sequence[Secret]) -> dict[str, Any]:
+def _descriptor(store: Store, secrets: Sequence[Secret], *, create: bool) -> Descriptor:
+    try:
+        return read_either(store, STORE_NAME, decode_descriptor, mend=create)
+    except (ObjectMissing, DamageError) as error:
+        # The key sets say the same; the loss is verify's to report.
+        for key_set in key_sets(store, "keys/"):
+            if key_set.kdf is not None:
+                return Descriptor(key_set.store, "aes-256-gcm", key_set.kdf)
+        if isinstance(error, DamageError):
+            raise
+    if not create or store.list_names("repositories/"):
+        raise NotFound(
+            f"{store.url} holds no backups",
+            "check the URL; the first backup of a plan prepares its stores",
+        )
     store.probe().require()
     plain = any(isinstance(secret, Plaintext) for secret in secrets)
-    descriptor = {
-        "format": "backup_pipeline store",
-        "version": 1,
-        "store": random_source.token_hex(16),
-        "encryption": "none" if plain else "aes-256-gcm",
-        "kdf": None if plain else KeyEncryptionKey.new_parameters(),
-    }
-    try:
-        _put_twice(store, "store", _document(STORE, descriptor))
-    except ObjectExists:
-        return _get_either(store, "store", STORE)
-    return descriptor
+    descriptor = Descriptor(
+        random_source.token_bytes(STORE_ID_BYTES),
+        "none" if plain else "aes-256-gcm",
+        None if plain else KeyEncryptionKey.new_parameters(),
+    )
+    return put_twice(store, STORE_NAME, encode_descriptor(descriptor), decode_descriptor)
 
 
-def _key_sets(store: Store, folder: str) -> list[dict[str, Any]]:
-    """Key sets, newest first."""
-    names = {name.removesuffix(_TWIN) for name in store.list_names(folder)}
-    return [_get_either(store, folder + name, KEY_SET) for name in sorted(names, reverse=True)]
-
-
-def _unwrap_newest(
-    keks: Sequence[KeyEncryptionKey],
-    purpose: str,
-    subject: bytes,
-    key_sets: Sequence[dict[str, Any]],
-    where: str,
-) -> bytes:
-    failure: WrongKey | None = None
-    for key_set in key_sets:
+def _from_newest(found: Sequence[KeySet], open_one: Callable[[KeySet], T], where: str) -> T:
+    """What the newest key set holds that one of our keys opens."""
+    failure: BackupError | None = None
+    for key_set in found:
         try:
-            return unwrap(keks, purpose, subject, key_set.get("wraps", []))
+            return open_one(key_set)
         except WrongKey as error:
+            failure = failure or error
+        except DamageError as error:
             failure = error
-    if failure is None:
-        raise DamageError(f"{where} has lost its key sets", "copy it back from another tier")
+    assert failure is not None
+    if isinstance(failure, DamageError):
+        raise failure
     raise WrongKey(f"none of the keys given opens {where}", failure.hint)
 
 
@@ -201,13 +213,14 @@ class UnlockedStore:
     def __init__(
         self,
         store: Store,
-        descriptor: dict[str, Any],
+        descriptor: Descriptor,
         keks: Sequence[KeyEncryptionKey],
         name_key: bytes,
     ) -> None:
         self.store = store
-        self.id = str(descriptor.get("store", ""))
-        self.encrypted = descriptor.get("encryption") != "none"
+        self.id = descriptor.store.hex()
+        self.encrypted = descriptor.encrypted
+        self._descriptor = descriptor
         self._keks = keks
         self._name_key = name_key
 
@@ -229,12 +242,28 @@ class UnlockedStore:
             )
         return found
 
-    def repositories(self) -> list[Repository]:
-        """Every repository that the keys open, by dataset."""
-        opened = [
-            self._open(f"repositories/{name}/") for name in self.store.list_names("repositories/")
-        ]
-        return sorted((one for one in opened if one is not None), key=lambda one: one.dataset)
+    def repositories(
+        self, report: Callable[[str, BackupError], None] | None = None
+    ) -> list[Repository]:
+        """Every repository that the keys open, by dataset.
+
+        Args:
+            report: Called with the prefix of each that cannot be opened, and why; without it the
+                first such error is raised.
+        """
+        opened: list[Repository] = []
+        for name in self.store.list_names("repositories/"):
+            prefix = f"repositories/{name}/"
+            try:
+                found = self._open(prefix)
+            except (DamageError, UsageError) as error:
+                if report is None:
+                    raise
+                report(prefix, error)
+                continue
+            if found is not None:
+                opened.append(found)
+        return sorted(opened, key=lambda one: one.dataset)
 
     def create(
         self,
@@ -283,16 +312,15 @@ class UnlockedStore:
                 "use one `encryption` setting for all tiers of a dataset",
             )
         fresh = keys or DatasetKeys.generate(encrypted=self.encrypted)
-        assert fresh.content is not None
-        subject = prefix.encode()
-        wraps = [
-            wrap(kek, purpose, subject, key)
-            for kek in self._keks
-            for purpose, key in (("index", fresh.index), ("content", fresh.content))
-        ]
-        name = f"{prefix}keys/00000000"
-        with suppress(ObjectExists):  # another writer made it at the same time: its keys count
-            _put_twice(self.store, name, _document(KEY_SET, {"wraps": wraps}))
+        key_set = KeySet(
+            self._descriptor.store,
+            self._descriptor.kdf,
+            fresh.dataset_id,
+            fresh.wrap(self._keks) if self.encrypted else [],
+        )
+        name = key_set_name(f"{prefix}keys/", 0)
+        # If another writer made it at the same time, its keys count.
+        put_twice(self.store, name, encode_key_set(key_set), decode_key_set)
         opened = self._open(prefix, fresh=True)
         assert opened is not None
         if opened.log.next_sequence == 0:
@@ -309,23 +337,36 @@ class UnlockedStore:
         return opened
 
     def _open(self, prefix: str, *, fresh: bool = False) -> Repository | None:
-        key_sets = _key_sets(self.store, f"{prefix}keys/")
-        if not key_sets:
+        found = key_sets(self.store, f"{prefix}keys/", mend=fresh)
+        if not found:
+            if self.store.list_names(f"{prefix}log/"):
+                raise DamageError(
+                    f"{self.store.url}/{prefix} has lost its key sets",
+                    f"copy {prefix}keys/ back into it",
+                )
             return None
         if self.encrypted:
-            subject, where = prefix.encode(), f"a repository in {self.store.url}"
-            index = _unwrap_newest(self._keks, "index", subject, key_sets, where)
-            try:
-                content = _unwrap_newest(self._keks, "content", subject, key_sets, where)
-            except WrongKey:
-                content = None
-            keys = DatasetKeys(index, content)
+            keys = _from_newest(
+                found,
+                lambda key_set: DatasetKeys.unwrap(self._keks, key_set.subject, key_set.wraps),
+                f"the repository {self.store.url}/{prefix}",
+            )
         else:
             keys = DatasetKeys.generate(encrypted=False)
         repository = Repository(self.store, prefix, keys)
         repository.log.open()
-        if repository.log.next_sequence == 0 and not fresh:
-            return None
+        if repository.log.next_sequence == 0:
+            return repository if fresh else None
+        if repository.dataset and self.prefix(repository.dataset) != prefix:
+            raise DamageError(
+                f"{self.store.url}/{prefix} holds {repository.dataset}, which belongs elsewhere",
+                f"move it back to {self.prefix(repository.dataset)}",
+            )
+        unknown = self._descriptor.write_features | found[0].write_features
+        if unknown:
+            repository.log.refuse(
+                f"only a later version may write to {repository.dataset} in {self.store.url}"
+            )
         return repository
 
 
@@ -350,6 +391,7 @@ class Repository:
         )
         self._run_keys: dict[str, bytes] = {}
         self._sealers: dict[bytes, Sealer] = {}
+        self._held: dict[bytes, Places] = {}
 
     def __repr__(self) -> str:
         return f"Repository({self.dataset!r} in {self.tier!r} at {self.store.url})"
@@ -380,6 +422,16 @@ class Repository:
     def refresh(self) -> bool:
         """Read what other writers appended; whether there was anything."""
         return self.log.refresh()
+
+    def check_documents(self) -> list[tuple[str, str]]:
+        """What is wrong with the documents that this repository needs: (name, what)."""
+        found = list(check_documents(self.store, self.prefix))
+        folder = f"{self.prefix}keys/"
+        names = self.store.list_names(folder)
+        digests = {sha256_hex(self.store.get(folder + name)) for name in names}
+        if self.state.key_set and self.state.key_set not in digests:
+            found.append((folder, "lacks the key set that the log names"))
+        return found
 
     def snapshots(self) -> list[Snapshot]:
         """Snapshots that are not expired, in commit order."""
@@ -428,7 +480,7 @@ class Repository:
         return f"{self.prefix}manifests/{name}"
 
     def segment(self, segment: Segment) -> pa.Table:
-        """The rows of one segment, checked against its name."""
+        """The rows of one segment, checked against its name; chunks where they lie now."""
         from backup_pipeline.engine.format.manifest import check_rows, decode_segment
 
         path = self.segment_path(segment.name)
@@ -444,7 +496,44 @@ class Repository:
         check_rows(rows, path)
         if len(rows) != segment.rows:
             raise DamageError(f"{path} holds {len(rows)} rows, not {segment.rows}")
+        if self.state.replacements:
+            from backup_pipeline.engine.replacements import resolve
+
+            rows = resolve(rows, self._replaced(), self._places)
         return rows
+
+    def _replaced(self) -> dict[bytes, list[bytes]]:
+        return {
+            pack_name(name): [pack_name(other) for other in others]
+            for name, others in self.state.replacements.items()
+        }
+
+    def _places(self, name: bytes) -> Places:
+        """What a pack holds, by its index; nothing where that cannot be read."""
+        from backup_pipeline.engine.replacements import places_in
+
+        if name not in self._held:
+            self._held[name] = {}
+            with suppress(DamageError):
+                self._held[name] = places_in(self.pack_index(name))
+        return self._held[name]
+
+    def pack_index(self, name: bytes) -> PackIndex:
+        """A pack's index, read from its end.
+
+        Raises:
+            DamageError: The pack is missing, or is not what was stored.
+        """
+        path = self.pack_path(name)
+        try:
+            size = self.store.stat(path).size_bytes
+            start = self.store.get(path, 0, FRAMES_START)
+            end = self.store.get(path, max(0, size - TRAILER_BYTES), min(size, TRAILER_BYTES))
+            offset, length = index_range(self.keys, start, end, size, path)
+            sealed = self.store.get(path, offset, length)
+        except ObjectMissing:
+            raise DamageError(f"{path} is missing") from None
+        return decode_index(self.keys, start, sealed, offset, path)
 
     def put_segment(self, rows: pa.Table, *, origin: str | None = None) -> Segment:
         """Store rows as a new segment; durable on return."""
@@ -458,7 +547,7 @@ class Repository:
 
     def pack_path(self, name: bytes) -> str:
         """Where a pack is stored."""
-        return f"{self.prefix}packs/{pack_name_text(name)}"
+        return f"{self.prefix}{pack_name_text(name)}"
 
     def run_key(self, run: bytes) -> bytes:
         """The content key of a run.
@@ -492,8 +581,8 @@ class Repository:
                     start = self.store.get(path, 0, FRAMES_START)
                 except ObjectMissing:
                     raise DamageError(f"{path} is missing") from None
-            run, salt = run_and_salt(start, path)
-            found = content_sealer(self.keys, self.run_key(run), salt)
+            run = run_of(start, path)
+            found = content_sealer(self.keys, self.run_key(run), bytes(start))
             if len(self._sealers) > 4096:
                 self._sealers.clear()
             self._sealers[name] = found

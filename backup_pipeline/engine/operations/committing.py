@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import heapq
-import re
 import secrets
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from backup_pipeline.engine.chunk_index import ChunkIndex
-from backup_pipeline.engine.errors import Conflict, DamageError, ObjectMissing
+from backup_pipeline.engine.errors import Conflict, DamageError
 from backup_pipeline.engine.format.manifest import (
     DELETED,
     check_rows,
@@ -22,13 +22,15 @@ from backup_pipeline.engine.format.manifest import (
     segments_to_merge,
 )
 from backup_pipeline.engine.format.pack import (
-    FRAMES_START,
     RUN_BYTES,
-    TRAILER_BYTES,
-    decode_index,
-    index_range,
 )
-from backup_pipeline.engine.format.record import Segment, Snapshot, to_iso
+from backup_pipeline.engine.format.record import (
+    DIGEST_BYTES,
+    Segment,
+    Snapshot,
+    is_hex,
+    to_iso,
+)
 from backup_pipeline.engine.manifest import Manifest, printable
 from backup_pipeline.engine.operations.compare import same_rows
 from backup_pipeline.engine.repository import Repository, pack_name_text
@@ -49,7 +51,6 @@ __all__ = [
 
 MOST_PROBLEMS = 100
 LARGEST_CHANGES = 10
-_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(slots=True)
@@ -175,33 +176,20 @@ def begin_run(
     return Run(run, key, chain, body, False)
 
 
-def take_up_packs(repository: Repository, run: Run, index: ChunkIndex) -> int:
-    """Enter the packs that the interrupted run left; how many bytes they hold.
+def take_up_packs(repository: Repository, run: Run, index: ChunkIndex) -> None:
+    """Enter the packs that the interrupted run left.
 
-    A pack that cannot be read is passed over: it is written again.
+    A pack that cannot be read is passed over: its content is written again.
     """
-    taken = 0
     for name in pack_names_of_run(repository, run.id):
-        if pack_name_text(name) in repository.state.condemned:
-            continue
-        try:
-            path = repository.pack_path(name)
-            size = repository.store.stat(path).size_bytes
-            start = repository.store.get(path, 0, FRAMES_START)
-            trailer = repository.store.get(path, size - TRAILER_BYTES, TRAILER_BYTES)
-            offset, length = index_range(trailer, size, path)
-            sealed = repository.store.get(path, offset, length)
-            index.take_up(name, decode_index(repository.keys, start, sealed, offset, path))
-            taken += size
-        except (DamageError, ObjectMissing):
-            continue
-    return taken
+        with suppress(DamageError):
+            index.take_up(name, repository.pack_index(name))
 
 
 def pack_names_of_run(repository: Repository, run: bytes) -> list[bytes]:
     """Packs in the store under a run's folder."""
     names = repository.store.list_names(f"{repository.prefix}packs/{run.hex()}/")
-    return [run + bytes.fromhex(name) for name in names if _SHA256.fullmatch(name)]
+    return [run + bytes.fromhex(name) for name in names if is_hex(name, DIGEST_BYTES)]
 
 
 def deleted_rows(entries: Sequence[tuple[bytes, int]]) -> pa.Table:
@@ -267,7 +255,7 @@ def commit(repository: Repository, snapshot: Snapshot, known_condemned: int) -> 
 
 
 def used_packs(repository: Repository, snapshot: Snapshot) -> set[str]:
-    """Names (run/sha256) of the packs that a snapshot refers to."""
+    """Names (packs/run/sha256) of the packs that a snapshot refers to."""
     names: set[str] = set()
     for segment in snapshot.segments:
         chunks = repository.segment(segment).column("chunks").combine_chunks().flatten()

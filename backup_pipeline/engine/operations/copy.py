@@ -310,7 +310,7 @@ class _Copy:
     ) -> bool:
         """Store the pack as it is, if all of its frames are needed."""
         start = content[:FRAMES_START]
-        offset, length = index_range(content, len(content), path)
+        offset, length = index_range(self.source.keys, start, content, len(content), path)
         listed = decode_index(
             self.source.keys, start, content[offset : offset + length], offset, path
         )

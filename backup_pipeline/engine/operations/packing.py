@@ -57,14 +57,12 @@ class Content:
 class _OpenPack:
     """A pack being filled: space is reserved in order and sealed into by any thread."""
 
-    def __init__(
-        self, number: int, buffer: bytearray, run: bytes, sealer: Sealer, salt: bytes
-    ) -> None:
+    def __init__(self, number: int, buffer: bytearray, start: bytes, sealer: Sealer) -> None:
         self.number = number
         self.buffer = buffer
         self.view = memoryview(buffer)
-        self.view[:FRAMES_START] = pack_header(run, salt)
-        self.salt = salt
+        self.view[:FRAMES_START] = start
+        self.start = start
         self.sealer = sealer
         self.end = FRAMES_START
         self.frames: list[Frame] = []
@@ -346,9 +344,9 @@ class Packer:
         capacity = PACK_TARGET_BYTES + CHUNK_MOST_BYTES + SOLID_TARGET_BYTES
         if len(buffer) != capacity:
             buffer = bytearray(capacity)
-        salt = new_salt()
-        sealer = content_sealer(self._keys, self._content_key, salt)
-        return _OpenPack(self._index.new_pack(), buffer, self._run, sealer, salt)
+        start = pack_header(self._run, new_salt())
+        sealer = content_sealer(self._keys, self._content_key, start)
+        return _OpenPack(self._index.new_pack(), buffer, start, sealer)
 
     def _release(self, pack: _OpenPack) -> None:
         if pack.release():
@@ -359,7 +357,7 @@ class Packer:
     def _upload(self, pack: _OpenPack) -> None:
         try:
             self.announce()
-            tail = seal_index(self._keys, self._run, pack.salt, pack.frames)
+            tail = seal_index(self._keys, pack.start, pack.frames)
             content = pack.view[: pack.end]
             digest = hashlib.sha256(content)
             digest.update(tail)

@@ -18,6 +18,7 @@ from blake3 import blake3
 from backup_pipeline.engine.errors import DamageError, ObjectMissing
 from backup_pipeline.engine.format.pack import (
     FRAMES_START,
+    MOST_PACK_BYTES,
     RUN_BYTES,
     PackIndex,
     decode_index,
@@ -173,6 +174,8 @@ class _Verify:
         log = self.repository.log
         everyone = [snapshot.id for snapshot in self.snapshots]
         if self.whole:
+            for name, what in self.repository.check_documents():
+                self._damage(name, what, everyone)
             self.result.records = log.verify(lambda name, what: self._damage(name, what, everyone))
             return
         for snapshot in self.snapshots:
@@ -227,6 +230,8 @@ class _Verify:
             size = sizes.get(path)
             if size is None:
                 self._damage(path, "missing", pack.snapshots)
+            elif size > MOST_PACK_BYTES:
+                self._damage(path, f"too large for a pack: {size} bytes", pack.snapshots)
             elif size < pack.end:
                 self._damage(path, f"cut short to {size} bytes", pack.snapshots)
             else:
@@ -264,7 +269,7 @@ class _Verify:
         if hashlib.sha256(content).digest() != pack.name[RUN_BYTES:]:
             raise DamageError("its bytes do not match its name")
         start = content[:FRAMES_START]
-        offset, length = index_range(content, len(content), path)
+        offset, length = index_range(self.repository.keys, start, content, len(content), path)
         index = decode_index(
             self.repository.keys, start, content[offset : offset + length], offset, path
         )

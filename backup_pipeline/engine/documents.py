@@ -1,0 +1,149 @@
+"""Documents in a store: each is kept twice, read from either copy, and written once.
+
+Order of work: the twin, then the name that readers look at, so that whoever finds the name knows
+that its twin was durable. Where two writers race, the first twin decides for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import TypeVar
+
+from backup_pipeline.engine.crypto import Buffer
+from backup_pipeline.engine.errors import (
+    BackupError,
+    DamageError,
+    ObjectExists,
+    ObjectMissing,
+    UsageError,
+)
+from backup_pipeline.engine.format.document import KeySet, decode_descriptor, decode_key_set
+from backup_pipeline.engine.store import Store
+
+__all__ = [
+    "STORE_NAME",
+    "check_documents",
+    "key_set_name",
+    "key_sets",
+    "put_twice",
+    "read_either",
+    "twin_of",
+]
+
+STORE_NAME = "store"
+T = TypeVar("T")
+Decode = Callable[[Buffer, str], T]
+
+
+def twin_of(name: str) -> str:
+    """Where a document's second copy is."""
+    return f"{name}.twin"
+
+
+def key_set_name(folder: str, number: int) -> str:
+    """Where a key set is."""
+    return f"{folder}{number:08d}"
+
+
+def put_twice(store: Store, name: str, content: bytes, decode: Decode[T]) -> T:
+    """Write a document; or, if another writer's came first, see that both of its copies are there.
+
+    Returns:
+        The document that counts.
+    """
+    twin = twin_of(name)
+    try:
+        store.put(twin, content)
+    except ObjectExists:
+        content = bytes(store.get(twin))
+    document = decode(content, twin)
+    store.put(name, content)
+    return document
+
+
+def read_either(store: Store, name: str, decode: Decode[T], *, mend: bool = False) -> T:
+    """A document, from its first place or its twin.
+
+    Args:
+        store: Where.
+        name: Its first place.
+        decode: What kind it is.
+        mend: Write the first copy where an interrupted ``put_twice`` left only the twin.
+
+    Raises:
+        ObjectMissing: Neither is there.
+        UsageError: A later version wrote it.
+        DamageError: Neither is good.
+    """
+    failures: list[BackupError] = []
+    for place in (name, twin_of(name)):
+        try:
+            content = store.get(place)
+            document = decode(content, place)
+        except (ObjectMissing, DamageError, UsageError) as error:
+            failures.append(error)
+            continue
+        if mend and failures and isinstance(failures[0], ObjectMissing):
+            with suppress(ObjectExists):
+                store.put(name, content)
+        return document
+    for kind in (UsageError, DamageError):
+        for failure in failures:
+            if isinstance(failure, kind):
+                raise failure
+    raise failures[0]
+
+
+def key_sets(store: Store, folder: str, *, mend: bool = False) -> list[KeySet]:
+    """The key sets of a folder that can be read, newest first.
+
+    Raises:
+        DamageError: There are some, and none is good.
+        UsageError: A later version wrote the newest.
+    """
+    found: list[KeySet] = []
+    failure: BackupError | None = None
+    for name in sorted(_document_names(store, folder), reverse=True):
+        try:
+            found.append(read_either(store, folder + name, decode_key_set, mend=mend))
+        except DamageError as error:
+            failure = failure or error
+    if failure is not None and not found:
+        raise failure
+    return found
+
+
+def _document_names(store: Store, folder: str) -> set[str]:
+    names = {name.removesuffix(".twin") for name in store.list_names(folder)}
+    return {name for name in names if len(name) == 8 and name.isascii() and name.isdigit()}
+
+
+def check_documents(store: Store, prefix: str) -> Iterator[tuple[str, str]]:
+    """What is wrong with the documents that a repository needs: (name, what).
+
+    Args:
+        store: Where.
+        prefix: The repository's prefix.
+    """
+    yield from _check_copies(store, STORE_NAME, decode_descriptor)
+    for folder in ("keys/", f"{prefix}keys/"):
+        for name in sorted(_document_names(store, folder)):
+            yield from _check_copies(store, folder + name, decode_key_set)
+
+
+def _check_copies(
+    store: Store, name: str, decode: Callable[[Buffer, str], object]
+) -> Iterator[tuple[str, str]]:
+    good: set[bytes] = set()
+    for place in (name, twin_of(name)):
+        try:
+            content = bytes(store.get(place))
+            decode(content, place)
+            good.add(content)
+        except ObjectMissing:
+            yield place, "missing"
+        except (DamageError, UsageError) as error:
+            yield place, error.message
+    if len(good) > 1:
+        yield name, "differs from its twin"
