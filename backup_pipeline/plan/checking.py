@@ -176,7 +176,9 @@ def _allowed_keys(path: Path) -> list[str]:
             found = _bare(typing.get_args(found)[-1]) if typing.get_args(found) else None
     if not (isinstance(found, type) and issubclass(found, BaseModel)):
         return []
-    return [field.alias or name for name, field in found.model_fields.items()]
+    names = [field.alias or name for name, field in found.model_fields.items()]
+    # Environments are merged away before the schema sees the plan.
+    return names if path else [*names, "environments"]
 
 
 def _bare(annotation: Any) -> Any:

@@ -10,6 +10,13 @@ MISTAKES = [
         "unknown key at the top", top("timezon: UTC #!"), "timezon", "unknown key", "'timezone'"
     ),
     Mistake("key of another tool", top("tz: UTC #!"), "tz", "unknown key 'tz'", "'timezone'"),
+    Mistake(
+        "environments misspelt",
+        top("enviroments: {dev: {}} #!"),
+        "enviroments",
+        "unknown key",
+        "'environments'",
+    ),
     Mistake("duplicate key", top("late: refuse\nlate: accept #!"), "late", "line 3 already"),
     Mistake(
         "start is missing",
