@@ -13,13 +13,16 @@ import pytest
 
 import backup_pipeline.engine.repository as repository_module
 from backup_pipeline.engine.errors import (
+    DamageError,
     DayUnavailable,
     NotFound,
     SourceError,
     StoreError,
+    StoreUnavailable,
     UsageError,
     WrongKey,
 )
+from backup_pipeline.engine.format.pack import FRAMES_START
 from backup_pipeline.engine.keys import Passphrase, new_key_file, parse_key_file
 from backup_pipeline.plan import load_plan
 from backup_pipeline.runner import Runner, backup, parse_share, parse_time
@@ -29,6 +32,19 @@ KEY = new_key_file()
 DATASET = "vision/a"
 DAILY = {"every": "day", "kind": "incremental", "full_every": "4 weeks"}
 WEEKLY = {"every": "week", "weekday": "sunday", "kind": "incremental", "full_every": "12 weeks"}
+AWAY: dict[str, Any] = {
+    "stores": {
+        "cloud": {
+            "url": "s3://backups/x",
+            "endpoint": "http://127.0.0.1:9",
+            "region": "us-east-1",
+            "access_key_id": {"env": "ID"},
+            "secret_access_key": {"env": "SECRET"},
+        }
+    },
+    "environ": {"ID": "a", "SECRET": "b"},
+}
+"""A cloud tier that cannot be reached."""
 
 
 def day(text: str) -> date:
@@ -295,6 +311,61 @@ def test_a_tier_copies_from_any_tier_that_has_the_day(scene: Scene) -> None:
     assert copied.snapshot.origin["tier"] == "cloud"
 
 
+def test_a_damaged_tier_is_passed_over_for_one_that_is_whole(scene: Scene) -> None:
+    tiers = [{"name": name, **DAILY} for name in ("local", "cloud", "offsite")]
+    runner = scene.runner(*tiers)
+    runner.backup(DATASET)
+    scene.now = moment("11-21T10:00")
+    runner.backup(DATASET, "cloud")
+    damage(scene, "local")
+    copied = scene.runner(*tiers).backup(DATASET, "offsite")
+    assert copied.snapshot.origin is not None
+    assert copied.snapshot.origin["tier"] == "cloud"
+    assert any("tier local is damaged" in notice for notice in copied.notices)
+    damage(scene, "cloud")
+    with pytest.raises(DamageError):
+        scene.runner(*tiers).backup(DATASET, "offsite", force=True, kind="full")
+
+
+def damage(scene: Scene, tier: str) -> None:
+    """Flip the bits of a byte in the first frame of every pack of a tier."""
+    for pack in (scene.root / "stores" / tier).rglob("packs/*/*"):
+        content = bytearray(pack.read_bytes())
+        content[FRAMES_START + 1] ^= 0xFF
+        pack.chmod(0o600)
+        pack.write_bytes(content)
+
+
+def test_no_substitute_is_stored_while_a_tier_that_may_hold_the_day_cannot_be_asked(
+    scene: Scene,
+) -> None:
+    scene.runner({"name": "local", **DAILY}).backup(DATASET)
+    runner = scene.runner(policy={"late": "accept"}, **AWAY)
+    with pytest.raises(StoreUnavailable, match="may be in tier cloud"):
+        runner.backup(DATASET, day=day("11-18"))
+    assert runner.backup(DATASET, day=day("11-18"), force=True).snapshot.timing == "late"
+
+
+def test_a_tier_that_only_some_datasets_have_can_be_listed(scene: Scene) -> None:
+    plan = scene.plan()
+    plan["datasets"].append(
+        {
+            "asset": "vision/b",
+            "source": str(scene.source),
+            "override": {"tiers": {"cloud": False}},
+        }
+    )
+    environ = {"TEST_KEY": KEY}
+    runner = Runner(load_plan(plan, environ=environ), clock=lambda: scene.now, environ=environ)
+    for dataset in (DATASET, "vision/b"):
+        runner.backup(dataset)
+    assert [one.dataset for one in runner.snapshots()] == [DATASET, "vision/b"]
+    assert runner.snapshots(tier="cloud") == []
+    assert [one.dataset for one in runner.status(tier="cloud")] == [DATASET]
+    with pytest.raises(UsageError, match="tiers: local, cloud"):
+        runner.status(tier="clod")
+
+
 def test_without_a_day_a_later_tier_takes_the_newest_closed_day_of_its_cadence(
     scene: Scene,
 ) -> None:
@@ -376,14 +447,7 @@ def test_a_tier_from_the_source_reads_it_and_shares_the_datasets_keys(scene: Sce
 def test_a_tier_is_not_begun_while_a_tier_that_may_hold_the_keys_is_out_of_reach(
     scene: Scene,
 ) -> None:
-    away = {
-        "url": "s3://backups/x",
-        "endpoint": "http://127.0.0.1:9",
-        "region": "us-east-1",
-        "access_key_id": {"env": "ID"},
-        "secret_access_key": {"env": "SECRET"},
-    }
-    runner = scene.runner(stores={"cloud": away}, environ={"ID": "a", "SECRET": "b"})
+    runner = scene.runner(**AWAY)
     with pytest.raises(StoreError, match="tier cloud may hold its keys"):
         runner.backup(DATASET)
     assert not (scene.root / "stores" / "local").exists()
@@ -485,9 +549,7 @@ def test_snapshots_are_found_by_day_time_and_id(scene: Scene) -> None:
 
 def test_a_tier_out_of_reach_is_left_out_with_a_notice_unless_it_was_named(scene: Scene) -> None:
     scene.runner({"name": "local", **DAILY}).backup(DATASET)
-    away = {"url": "s3://backups/x", "endpoint": "http://127.0.0.1:9", "region": "us-east-1"}
-    away |= {"access_key_id": {"env": "ID"}, "secret_access_key": {"env": "SECRET"}}  # type: ignore[dict-item]
-    runner = scene.runner(stores={"cloud": away}, environ={"ID": "a", "SECRET": "b"})
+    runner = scene.runner(**AWAY)
     assert len(runner.snapshots()) == 1
     assert any("out of reach" in notice for notice in runner.notices)
     with pytest.raises(StoreError):

@@ -149,12 +149,7 @@ def _wanted_tiers(
     """Pairs of dataset and tier to look at; None for the tier where a snapshot's id tells it."""
     if selected:
         return [(call.wanted(reader), tier)]
-    wanted = [call.dataset] if call.dataset else reader.datasets()
-    pairs: list[tuple[str, str | None]] = []
-    for key in wanted:
-        places = reader.places(key, tier) if call.dataset else reader.places(key)
-        pairs += [(key, place.tier) for place in places if tier in (None, place.tier)]
-    return pairs
+    return [(place.dataset, place.tier) for place in reader.all_places(call.dataset, tier)]
 
 
 def _document(

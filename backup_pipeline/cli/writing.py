@@ -9,7 +9,7 @@ import click
 
 from backup_pipeline.cli.call import Call, explain
 from backup_pipeline.cli.options import DAY, SNAPSHOT, TIER, day_or_none, verb
-from backup_pipeline.engine.errors import BackupError, UsageError
+from backup_pipeline.engine.errors import BackupError
 
 if TYPE_CHECKING:
     from backup_pipeline.runner import Result
@@ -38,16 +38,10 @@ def backup(
     the tier reads the dataset, else the newest closed day of its cadence.
     """
     with call.runner() as runner:
-        wanted = [call.dataset] if call.dataset else runner.datasets()
-        if not call.dataset and tier is not None:
-            wanted = [key for key in wanted if tier in runner.plan.dataset(key).tiers]
-            if not wanted:
-                raise UsageError(
-                    f"no dataset has a tier {tier!r}", f"tiers: {', '.join(runner.plan.tier_names)}"
-                )
+        places = runner.all_places(call.dataset, tier)
         document: list[dict[str, Any]] = []
         worst = 0
-        for key in wanted:
+        for key in dict.fromkeys(place.dataset for place in places):
             try:
                 result = runner.backup(key, tier, day=day_or_none(day), kind=kind, force=force)
             except BackupError as error:
@@ -61,6 +55,7 @@ def backup(
             document.append(result.to_json())
             worst = max(worst, _code(result))
             _tell(call, result)
+        runner.notices.clear()  # each result has its own
         call.answer(document[0] if call.dataset else document, lambda: None)
     return worst
 
@@ -99,6 +94,7 @@ def copy(
             force=force,
         )
         _tell(call, result)
+        runner.notices.clear()
         call.answer(result.to_json(), lambda: None)
     return _code(result)
 
@@ -109,6 +105,8 @@ def _tell(call: Call, result: Result) -> None:
     snapshot = result.snapshot
     call.say(describe_snapshot(snapshot))
     call.say(f"  {result.reason}")
+    for text in result.notices:
+        call.notice(text)
     if snapshot.status == "complete":
         return
     call.say(f"  not stored: {count(snapshot.problem_count, 'entry', 'entries')}")

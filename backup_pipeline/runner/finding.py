@@ -86,6 +86,21 @@ class Finder(ABC):
             UsageError: The dataset or the tier is not known.
         """
 
+    def all_places(self, dataset: str | None = None, tier: str | None = None) -> list[Place]:
+        """Places of one dataset or of all, in one tier or in all.
+
+        Raises:
+            UsageError: The dataset is not known, or nothing has such a tier.
+        """
+        if dataset is not None:
+            return self.places(dataset, tier)
+        places = [place for key in self.datasets() for place in self.places(key)]
+        found = [place for place in places if tier in (None, place.tier)]
+        if places and not found:
+            names = dict.fromkeys(place.tier for place in places)
+            raise UsageError(f"no dataset has a tier {tier!r}", f"tiers: {', '.join(names)}")
+        return found
+
     # -- finding
 
     def repositories(self, dataset: str, tier: str | None = None) -> list[Repository]:
@@ -120,10 +135,10 @@ class Finder(ABC):
 
     def snapshots(self, dataset: str | None = None, tier: str | None = None) -> list[Snapshot]:
         """Snapshots that are not expired, by dataset, tier and commit order."""
-        wanted = self.datasets() if dataset is None else [dataset]
+        keys = dict.fromkeys(place.dataset for place in self.all_places(dataset, tier))
         return [
             snapshot
-            for key in wanted
+            for key in keys
             for repository in self.repositories(key, tier)
             for snapshot in repository.snapshots()
         ]

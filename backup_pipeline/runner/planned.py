@@ -83,6 +83,7 @@ class PlanReader(Reader):
     ) -> None:
         self.plan = plan
         self._environ = environ
+        self._out_of_reach: set[str] = set()
         super().__init__(
             OpenStores(
                 lambda name: plan.stores[name].options(environ),
@@ -226,12 +227,9 @@ class PlanReader(Reader):
     def status(self, dataset: str | None = None, tier: str | None = None) -> list[TierStatus]:
         """How each dataset stands in each tier, one line per pair; no store's absence stops it."""
         self.notices.clear()
-        wanted = self.datasets() if dataset is None else [dataset]
         return [
-            tier_status(self.plan, self.plan.dataset(key), place, self._clock())
-            for key in wanted
-            for place in self.places(key)
-            if tier in (None, place.tier)
+            tier_status(self.plan, self.plan.dataset(place.dataset), place, self._clock())
+            for place in self.all_places(dataset, tier)
         ]
 
     def _scratch(self, size_bytes: float) -> Path | None:

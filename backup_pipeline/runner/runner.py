@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from backup_pipeline.engine.errors import DayUnavailable, StoreError, UsageError
+from backup_pipeline.engine.errors import (
+    DamageError,
+    DayUnavailable,
+    StoreError,
+    StoreUnavailable,
+    UsageError,
+)
 from backup_pipeline.plan.cadence import day_closes_at, is_cadence_day
 from backup_pipeline.plan.kinds import choose_kind
 from backup_pipeline.runner.bare import StoreReader
@@ -139,6 +145,7 @@ class Runner(PlanReader):
             SourceError: The source cannot be read.
         """
         self.notices.clear()
+        self._out_of_reach.clear()
         spec = self.plan.dataset(dataset)
         rules = spec.first_tier if tier is None else spec.tier(tier)
         chosen = self._day(spec, rules, day)
@@ -156,17 +163,17 @@ class Runner(PlanReader):
             if present is not None:
                 return self._kept(present)
         if spec.holds == "slice":
-            donor = None if task.force else self._donor(task, timings=("exact", "on-time"))
-            return self._copy(task, donor) if donor else self._read(task, None, "exact")
+            donors = [] if task.force else self._donors(task, timings=("exact", "on-time"))
+            return self._copy(task, donors) if donors else self._read(task, None, "exact")
         if not closed:
             return self._read(task, None, "on-time")
         return self._past(task)
 
     def _past(self, task: _Task) -> Result:
         """A closed day of a whole dataset: another tier's, the source's as of then, or late."""
-        donor = self._donor(task, timings=("exact", "on-time"))
-        if donor is not None:
-            return self._copy(task, donor)
+        donors = self._donors(task, timings=("exact", "on-time"))
+        if donors:
+            return self._copy(task, donors)
         source = self._source(task.dataset, task.day)
         reason = f"{source.describe()} knows no past states"
         if source.supports_as_of:
@@ -175,8 +182,9 @@ class Runner(PlanReader):
             except DayUnavailable as error:
                 reason = error.message
         if task.dataset.late == "accept":
-            donor = self._donor(task, timings=("late",))
-            return self._copy(task, donor) if donor else self._read(task, source, "late")
+            self._require_reach(task)
+            donors = self._donors(task, timings=("late",))
+            return self._copy(task, donors) if donors else self._read(task, source, "late")
         days = sorted({*self._days_there(task.dataset), self.today()})
         raise DayUnavailable(
             f"{task.dataset.key} of {task.day} cannot be had in tier {task.rules.name}: no other"
@@ -224,29 +232,30 @@ class Runner(PlanReader):
         present = None if task.force else self._present(task)
         if present is not None and present.finished_at >= day_closes_at(task.day, self.plan.zone):
             return self._kept(present)
-        donor = self._donor(task)
-        if present is not None and (donor is None or rank(donor.snapshot) <= rank(present)):
+        donors = self._donors(task)
+        if present is not None and (not donors or rank(donors[0].snapshot) <= rank(present)):
             # Copied while the day was open, and nothing better came after.
             return self._kept(present)
-        if donor is not None:
-            return self._copy(task, donor)
+        if donors:
+            return self._copy(task, donors)
         return self._substitute(task)
 
     def _substitute(self, task: _Task) -> Result:
         """The nearest good snapshot of another day, marked late, where the tier allows it."""
         spec, rules = task.dataset, task.rules
         donors: dict[date, _Donor] = {}
-        for repository in self._donor_repositories(task):
+        for repository in self._reachable(spec, but=rules.name):
             for day, snapshot in best_by_day(repository.snapshots()).items():
                 if day not in donors or rank(snapshot) > rank(donors[day].snapshot):
                     donors[day] = _Donor(repository, snapshot)
         days = sorted(day for day in donors if self.is_closed(day))
         nearest = nearest_day(task.day, days)
         if rules.if_missed == "nearest" and spec.holds == "whole" and nearest is not None:
+            self._require_reach(task)
             self._notice(
                 f"no tier holds {task.day}; the nearest, {nearest}, stands in, marked late"
             )
-            return self._copy(task, donors[nearest], timing="late")
+            return self._copy(task, [donors[nearest]], timing="late")
         first = spec.first_tier
         if nearest is None and donors:
             hint = "no day is over yet; `backup-pipeline copy` copies a snapshot of an open day"
@@ -270,31 +279,52 @@ class Runner(PlanReader):
             try:
                 repository = self._stores.repository(rules.store, spec.key)
             except (StoreError, UsageError) as error:
+                self._out_of_reach.add(rules.name)
                 self._notice(f"tier {rules.name} was left out: {error.message}")
                 continue
             if repository is not None:
                 found.append(repository)
         return found
 
-    def _donor_repositories(self, task: _Task) -> list[Repository]:
-        """Repositories to copy from: the tier's own ``from`` first, then in the plan's order."""
-        found = self._reachable(task.dataset, but=task.rules.name)
-        return sorted(found, key=lambda one: one.tier != task.rules.from_)
+    def _require_reach(self, task: _Task) -> None:
+        """Store no substitute for a day while a tier that may hold the day cannot be asked."""
+        if self._out_of_reach and not task.force:
+            raise StoreUnavailable(
+                f"{task.dataset.key} of {task.day} may be in tier"
+                f" {', '.join(sorted(self._out_of_reach))}, which cannot be asked now",
+                "try again once it is in reach; --force stores a substitute, marked late",
+            )
 
-    def _donor(
+    def _donors(
         self, task: _Task, timings: Sequence[str] = ("exact", "on-time", "late")
-    ) -> _Donor | None:
-        """The best good snapshot of the day in another tier; of equals, the first asked."""
+    ) -> list[_Donor]:
+        """Good snapshots of the day in other tiers, the best first.
+
+        Of equals, the tier's own ``from`` comes first, then the plan's order.
+        """
+        repositories = self._reachable(task.dataset, but=task.rules.name)
+        repositories.sort(key=lambda one: one.tier != task.rules.from_)
         donors = [
             _Donor(repository, snapshot)
-            for repository in self._donor_repositories(task)
+            for repository in repositories
             if (snapshot := repository.best_for(task.day)) is not None
             and is_good(snapshot)
             and snapshot.timing in timings
         ]
-        return max(donors, key=lambda donor: rank(donor.snapshot), default=None)
+        return sorted(donors, key=lambda donor: rank(donor.snapshot), reverse=True)
 
-    def _copy(self, task: _Task, donor: _Donor, *, timing: str | None = None) -> Result:
+    def _copy(self, task: _Task, donors: Sequence[_Donor], *, timing: str | None = None) -> Result:
+        """Copy from the first donor whose bytes are sound."""
+        for number, donor in enumerate(donors, 1):
+            try:
+                return self._copy_from(task, donor, timing or donor.snapshot.timing)
+            except DamageError as error:
+                if number == len(donors):
+                    raise
+                self._notice(f"tier {donor.repository.tier} is damaged: {error.message}")
+        raise AssertionError("no donors")
+
+    def _copy_from(self, task: _Task, donor: _Donor, timing: str) -> Result:
         from backup_pipeline.engine.operations.copy import copy
 
         target = self._writable(task.dataset, task.rules)
@@ -308,7 +338,7 @@ class Runner(PlanReader):
             parent=_by_id(history, choice.parent_id),
             base=_by_id(history, choice.base_id),
             day=task.day,
-            timing=timing or donor.snapshot.timing,
+            timing=timing,
             clock=self._clock,
             report=self._report,
         )
@@ -358,7 +388,7 @@ class Runner(PlanReader):
         present = None if force or kind else self._present(task)
         if present is not None and rank(present) >= rank(found):
             return self._kept(present)
-        return self._copy(task, _Donor(repository, found))
+        return self._copy(task, [_Donor(repository, found)])
 
 
 def _by_id(snapshots: Sequence[Snapshot], wanted: str | None) -> Snapshot | None:
