@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from backup_pipeline.engine.errors import DayUnavailable, SourceError, UsageError
-from backup_pipeline.engine.format.manifest import check_rows
+from backup_pipeline.engine.format.manifest import check_paths
 from backup_pipeline.s3_server import S3Server
 from backup_pipeline.sources import ahead, open_source
 from backup_pipeline.sources import objects as module
@@ -209,7 +209,7 @@ def test_keys_that_make_no_path_get_one_and_are_read_by_their_key(
         "c/%": "p/c/",
         "d%00": "p/d\0",
     }
-    check_rows(pa.Table.from_pylist(rows, schema=scan_schema()), "scan")
+    check_paths(pa.Table.from_pylist(rows, schema=scan_schema()), "scan")
     for row in rows:
         read(source, row)
     assert sorted(listed.read_keys) == sorted(keys)
