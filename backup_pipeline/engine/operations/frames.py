@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +19,11 @@ from backup_pipeline.engine.repository import Repository
 __all__ = ["Fetch", "FetchedFrame", "FramePlan", "Piece", "open_frame"]
 
 FETCH_BYTES = 8 * 1024 * 1024  # at most so much is read in one request
+SLICE_PIECES = 16384
 GAP_BYTES = 64 * 1024  # frames this near to each other are read in one request
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """One chunk's place in one entry.
 
     Attributes:
@@ -41,8 +41,7 @@ class Piece:
     id: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class FetchedFrame:
+class FetchedFrame(NamedTuple):
     """A frame that is wanted, with the pieces wanted of it."""
 
     ordinal: int
@@ -79,12 +78,12 @@ class FramePlan:
         self._pack = names.indices.to_numpy(zero_copy_only=False)
 
         def numbers(name: str) -> Any:
-            return self._flat.field(name).to_numpy(zero_copy_only=False).astype(np.int64)
+            return self._flat.field(name).to_numpy(zero_copy_only=False)
 
         self._ordinal, self._offset = numbers("ordinal"), numbers("offset")
         self._stored, self._raw = numbers("stored"), numbers("raw")
         self._inner, self._size = numbers("inner"), numbers("size")
-        ends = np.cumsum(self._size)
+        ends = np.cumsum(self._size, dtype=np.int64)
         firsts = np.concatenate([[0], np.cumsum(counts)[:-1]]) if len(counts) else counts
         before = np.concatenate([[0], ends])[firsts] if len(counts) else ends
         self._at = ends - self._size - np.repeat(before, counts)
@@ -109,27 +108,9 @@ class FramePlan:
         Raises:
             DamageError: A row's chunk lies outside of its frame.
         """
-        order = self._order
-        ids: list[bytes] = self._ids.take(pa.array(order)).to_pylist() if len(order) else []
-        columns = [
-            column[order].tolist()
-            for column in (
-                self._pack,
-                self._ordinal,
-                self._offset,
-                self._stored,
-                self._raw,
-                self._row,
-                self._at,
-                self._inner,
-                self._size,
-            )
-        ]
         pieces: list[Piece] = []
         current: tuple[int, int, int, int, int] | None = None
-        for pack, ordinal, offset, stored, raw, row, at, inner, size, identity in zip(
-            *columns, ids, strict=True
-        ):
+        for pack, ordinal, offset, stored, raw, row, at, inner, size, identity in self._pieces():
             frame = (pack, ordinal, offset, stored, raw)
             if frame != current:
                 if current is not None:
@@ -142,6 +123,24 @@ class FramePlan:
             pieces.append(Piece(row, at, inner, size, identity))
         if current is not None:
             yield self.packs[current[0]], FetchedFrame(*current[1:], tuple(pieces))
+
+    def _pieces(self) -> Iterator[tuple[Any, ...]]:
+        """All columns of every piece in order, made into Python's numbers slice by slice."""
+        columns = (
+            self._pack,
+            self._ordinal,
+            self._offset,
+            self._stored,
+            self._raw,
+            self._row,
+            self._at,
+            self._inner,
+            self._size,
+        )
+        for start in range(0, len(self._order), SLICE_PIECES):
+            order = self._order[start : start + SLICE_PIECES]
+            ids = self._ids.take(pa.array(order)).to_pylist()
+            yield from zip(*(column[order].tolist() for column in columns), ids, strict=True)
 
     def fetches(self) -> Iterator[Fetch]:
         """The same, gathered into requests."""
