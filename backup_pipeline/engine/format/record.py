@@ -1,6 +1,10 @@
 """Records of the log: sealed JSON that names its predecessor, and the snapshot it may commit.
 
-header 16 | length of the clear part u32 | clear part (JSON) | sealed body (JSON, then spaces)
+    header 16 | dataset id 16 | sequence u64 | SHA-256 of the last record 32 | salt 32 | sealed body
+    body: length of the JSON u32 | length as it is stored u32 | JSON, or its zstd frame | zeros
+
+The sealing key comes from these first 104 bytes and the index key, so a record that is moved or
+whose head is changed does not open.
 """
 
 from __future__ import annotations
@@ -12,7 +16,6 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from backup_pipeline.engine.crypto import (
-    SALT_BYTES,
     TAG_BYTES,
     Buffer,
     new_salt,
@@ -21,7 +24,6 @@ from backup_pipeline.engine.crypto import (
 )
 from backup_pipeline.engine.errors import DamageError
 from backup_pipeline.engine.format.header import (
-    HEADER_BYTES,
     RECORD,
     canonical_json,
     check_header,
@@ -54,11 +56,13 @@ RECORD_TYPES = (
     "replacement",
     "checkpoint",
 )
-PADDING_BYTES = 512
+PADDING_BYTES = 256
 DIGEST_BYTES = 32
-ID_BYTES = 16  # of snapshots, runs and chains
-_LENGTH = struct.Struct("<I")
-_MOST_CLEAR_BYTES = 64 * 1024
+ID_BYTES = 16  # of datasets, snapshots, runs and chains
+MOST_BODY_BYTES = 256 * 1024 * 1024  # a reader refuses to unfold more
+LEAST_COMPRESSED_BYTES = 512
+_HEAD, _LENGTHS = struct.Struct("<16s16sQ32s32s"), struct.Struct("<II")
+HEAD_BYTES = _HEAD.size
 
 
 def is_hex(value: object, size_bytes: int) -> bool:
@@ -154,22 +158,43 @@ def encode_record(
 ) -> bytes:
     """The stored bytes of a record."""
     salt = new_salt() if salt is None else salt
-    clear = canonical_json(
-        {
-            "dataset": keys.dataset_id.hex(),
-            "previous": previous,
-            "salt": salt.hex(),
-            "sequence": sequence,
-        }
-    )
-    start = header(RECORD) + _LENGTH.pack(len(clear)) + clear
-    plain = canonical_json(body)
-    plain += b" " * (-len(plain) % PADDING_BYTES)
-    out = bytearray(len(start) + len(plain) + TAG_BYTES)
-    out[: len(start)] = start
-    box = sealer(keys.index, "record", salt, encrypted=keys.encrypted)
-    box.seal_into(0, plain, start, memoryview(out)[len(start) :])
+    before = bytes.fromhex(previous) if previous else bytes(DIGEST_BYTES)
+    head = _HEAD.pack(header(RECORD), keys.dataset_id, sequence, before, salt)
+    plain = _pack_body(canonical_json(body))
+    out = bytearray(HEAD_BYTES + len(plain) + TAG_BYTES)
+    out[:HEAD_BYTES] = head
+    box = sealer(keys.index, "record", head, encrypted=keys.encrypted)
+    box.seal_into(0, plain, b"record" + keys.dataset_id, memoryview(out)[HEAD_BYTES:])
     return bytes(out)
+
+
+def _pack_body(text: bytes) -> bytes:
+    packed = text
+    if len(text) >= LEAST_COMPRESSED_BYTES:
+        import zstandard
+
+        packed = min(text, zstandard.ZstdCompressor(level=3).compress(text), key=len)
+    plain = _LENGTHS.pack(len(text), len(packed)) + packed
+    return plain + bytes(-len(plain) % PADDING_BYTES)
+
+
+def _unpack_body(plain: bytes, name: str) -> bytes:
+    if len(plain) < _LENGTHS.size:
+        raise DamageError(f"{name} holds no body")
+    length, stored = _LENGTHS.unpack_from(plain)
+    packed = plain[_LENGTHS.size : _LENGTHS.size + stored]
+    if len(packed) != stored or not stored <= length <= MOST_BODY_BYTES:
+        raise DamageError(f"{name} holds a body of impossible length")
+    if stored == length:
+        return packed
+    import zstandard
+
+    try:
+        if zstandard.frame_content_size(packed) != length:
+            raise DamageError(f"{name} holds a body of another length than it says")
+        return zstandard.ZstdDecompressor().decompress(packed)
+    except zstandard.ZstdError as error:
+        raise DamageError(f"{name} does not unfold: {error}") from None
 
 
 def decode_record(keys: DatasetKeys, content: Buffer, sequence: int, name: str) -> Record:
@@ -177,35 +202,27 @@ def decode_record(keys: DatasetKeys, content: Buffer, sequence: int, name: str) 
 
     Raises:
         DamageError: It is not the record that was written there.
+        UsageError: A later version wrote it.
     """
     check_header(content, RECORD, name)
     view = memoryview(content)
-    place = HEADER_BYTES + _LENGTH.size
-    if len(view) < place:
+    if len(view) < HEAD_BYTES:
         raise DamageError(f"{name} is cut short")
-    (length,) = _LENGTH.unpack_from(view, HEADER_BYTES)
-    if length > _MOST_CLEAR_BYTES or place + length > len(view):
-        raise DamageError(f"{name} is cut short")
-    clear = decode_json(view[place : place + length], name)
-    try:
-        salt, previous = bytes.fromhex(clear["salt"]), clear["previous"]
-        found, dataset = clear["sequence"], clear["dataset"]
-        if len(salt) != SALT_BYTES or not (previous == "" or is_hex(previous, DIGEST_BYTES)):
-            raise ValueError("of another length")
-    except (KeyError, TypeError, ValueError):
-        raise DamageError(f"{name} lacks parts of its clear header") from None
-    if found != sequence or dataset != keys.dataset_id.hex():
+    head = bytes(view[:HEAD_BYTES])
+    _, dataset, found, before, _ = _HEAD.unpack(head)
+    if found != sequence or dataset != keys.dataset_id:
         raise DamageError(
-            f"{name} is record {found} of dataset {dataset}, put in the place of another",
+            f"{name} is record {found} of dataset {dataset.hex()}, put in the place of another",
             "its twin under twin/ may be right; restore works from either",
         )
-    start = view[: place + length]
-    box = sealer(keys.index, "record", salt, encrypted=keys.encrypted)
+    box = sealer(keys.index, "record", head, encrypted=keys.encrypted)
     try:
-        plain = box.open(0, view[place + length :], bytes(start))
+        plain = bytes(box.open(0, view[HEAD_BYTES:], b"record" + keys.dataset_id))
     except DamageError as error:
         raise DamageError(f"{name}: {error.message}") from None
-    return Record(sequence, previous, decode_json(plain, name), sha256_hex(content))
+    body = decode_json(_unpack_body(plain, name), name)
+    previous = before.hex() if any(before) else ""
+    return Record(sequence, previous, body, sha256_hex(content))
 
 
 @dataclass(frozen=True, slots=True)
