@@ -10,17 +10,20 @@ import stat
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from blake3 import blake3
 
+from backup_pipeline.engine.folders import Folders, split
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.manifest import printable
+from backup_pipeline.engine.operations.assembly import extents
 from backup_pipeline.engine.operations.restore import RestoreReport, restore_rows
 from backup_pipeline.engine.progress import Report
 from backup_pipeline.engine.repository import Repository
+from backup_pipeline.sources.file_reader import type_of
 
 __all__ = ["DrillReport", "drill"]
 
@@ -93,7 +96,7 @@ def drill(
         restored = restore_rows(repository, snapshot, chosen, place, report=report)
         _compare(repository, chosen, place, result, restored)
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        _remove(place)
     result.files = restored.written_files
     result.bytes = restored.written_bytes
     result.duration_s = restored.duration_s
@@ -133,51 +136,69 @@ def _compare(
     """Read back what was restored; hash it against the manifest's ids."""
     result.mismatches.extend(restored.damage)
     lost = {one["path"] for one in restored.damage}
-    root, key = os.fsencode(place), repository.keys.identity
-    for row in rows.to_pylist():
-        if printable(row["path"]) in lost or row["state"] == "skipped":
-            continue
-        reason = _difference(os.path.join(root, row["path"]), row, key)
-        if reason is not None and len(result.mismatches) < MOST_MISMATCHES:
-            result.mismatches.append({"path": printable(row["path"]), "reason": reason})
-    result.ok = not result.mismatches
-
-
-def _difference(path: bytes, row: dict[str, Any], key: bytes) -> str | None:
-    """Why a restored entry is not what the manifest says, if it is not."""
+    root = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folders = Folders(root)
     try:
-        found = os.lstat(path)
-        if row["type"] == "symlink":
-            return None if os.readlink(path) == row["link_target"] else "links elsewhere"
-        if row["type"] == "directory":
-            return None if stat.S_ISDIR(found.st_mode) else "is no folder"
-        if found.st_size != row["size"]:
-            return f"has {found.st_size} bytes, not {row['size']}"
+        for row in rows.to_pylist():
+            if printable(row["path"]) in lost or row["state"] == "skipped":
+                continue
+            reason = _difference(folders, row, repository.keys.identity)
+            if reason is not None and len(result.mismatches) < MOST_MISMATCHES:
+                result.mismatches.append({"path": printable(row["path"]), "reason": reason})
+    finally:
+        folders.close()
+        os.close(root)
+    result.ok = restored.ok and not result.mismatches
+
+
+def _difference(folders: Folders, row: dict[str, Any], key: bytes) -> str | None:
+    """Why a restored entry is not what the manifest says, if it is not."""
+    above, name = split(row["path"])
+    try:
+        folder = folders.descriptor(above)
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if type_of(found.st_mode) != ("file" if row["type"] == "object" else row["type"]):
+            return f"is a {type_of(found.st_mode)}, not a {row['type']}"
         if row["mtime_ns"] is not None and found.st_mtime_ns != row["mtime_ns"]:
             return "has another time of modification"
+        if row["type"] == "symlink":
+            same = os.readlink(name, dir_fd=folder) == row["link_target"]
+            return None if same else "links elsewhere"
         if row["mode"] is not None and stat.S_IMODE(found.st_mode) != row["mode"]:
             return "has another mode"
-        return _content_difference(path, row["chunks"] or (), row["holes"] or (), key)
+        if row["type"] == "directory":
+            return None
+        if found.st_size != row["size"]:
+            return f"has {found.st_size} bytes, not {row['size']}"
+        if not found.st_mode & stat.S_IRUSR:
+            os.chmod(name, 0o600, dir_fd=folder)  # it is ours, and removed in a moment
+        with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder), "rb") as file:
+            return _content_difference(file, row["chunks"] or (), row["holes"] or (), key)
     except OSError as error:
         return error.strerror or str(error)
 
 
 def _content_difference(
-    path: bytes, chunks: Sequence[dict[str, Any]], holes: Sequence[dict[str, int]], key: bytes
+    file: BinaryIO, chunks: Sequence[dict[str, Any]], holes: Sequence[dict[str, int]], key: bytes
 ) -> str | None:
-    with open(path, "rb") as file:
-        waiting = list(holes)
-        for number, chunk in enumerate(chunks):
-            digest, left = blake3(key=key), chunk["size"]
-            while left:
-                if waiting and waiting[0]["offset"] == file.tell():
-                    file.seek(waiting.pop(0)["length"], os.SEEK_CUR)
-                room = waiting[0]["offset"] - file.tell() if waiting else left
-                content = file.read(min(left, room, 1 << 20))
-                if not content:
-                    return "is cut short"
-                digest.update(content)
-                left -= len(content)
-            if digest.digest() != chunk["id"]:
-                return f"differs in chunk {number}"
+    at = 0
+    for number, chunk in enumerate(chunks):
+        digest = blake3(key=key)
+        for offset, _, length in extents(holes, at, chunk["size"]):
+            file.seek(offset)
+            digest.update(file.read(length))
+        if digest.digest() != chunk["id"]:
+            return f"differs in chunk {number}"
+        at += chunk["size"]
     return None
+
+
+def _remove(place: Path) -> None:
+    """Remove what was restored, also below folders that its owner may not write to."""
+    if os.geteuid() != 0:
+        for folder, names, _ in os.walk(place):
+            for name in names:
+                path = os.path.join(folder, name)
+                if not os.path.islink(path):
+                    os.chmod(path, 0o700)
+    shutil.rmtree(place, ignore_errors=True)

@@ -8,9 +8,8 @@ keeps what is right.
 from __future__ import annotations
 
 import os
-import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,19 +20,31 @@ import zstandard
 from blake3 import blake3
 
 from backup_pipeline.engine.errors import BackupError, DamageError
+from backup_pipeline.engine.folders import split
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.manifest import printable
-from backup_pipeline.engine.operations.frames import Fetch, FramePlan, fetch_bytes, open_frame
+from backup_pipeline.engine.operations.assembly import Assembly, Refusals
+from backup_pipeline.engine.operations.frames import (
+    Fetch,
+    FetchedFrame,
+    FramePlan,
+    fetch_bytes,
+    open_frame,
+)
+from backup_pipeline.engine.operations.metadata import set_link_metadata, set_metadata
 from backup_pipeline.engine.operations.packing import thread_count
-from backup_pipeline.engine.operations.target import Target, set_metadata, split
+from backup_pipeline.engine.operations.restore_plan import WITH_BYTES, Work, plan
+from backup_pipeline.engine.operations.target import Target
 from backup_pipeline.engine.progress import Meter, Report
 from backup_pipeline.engine.repository import Repository
 
 __all__ = ["RestoreReport", "restore", "restore_rows"]
 
 MOST_NOTICES = 100
-MOST_OPEN_FILES = 200
-_WITH_BYTES = frozenset({"file", "object"})
+_COLUMNS = (
+    *("path", "type", "state", "reason", "size", "mtime_ns", "inode", "device", "links"),
+    *("mode", "uid", "gid", "link_target", "xattrs", "holes"),
+)
 
 
 @dataclass(slots=True)
@@ -153,43 +164,13 @@ def restore_rows(
         place.close()
 
 
-class _File:
-    """A file on its way into the target."""
-
-    __slots__ = ("beside", "failed", "fd", "holes", "lock", "name", "path", "remaining", "size")
-
-    def __init__(self, path: bytes, size: int, holes: Any, remaining: int, beside: bool) -> None:
-        self.path = path
-        self.size = size
-        self.holes = holes
-        self.remaining = remaining
-        self.beside = beside
-        self.fd = -1
-        self.name: bytes | None = None
-        self.failed: str | None = None
-        self.lock = threading.Lock()
-
-    def extents(self, at: int, size: int) -> Iterator[tuple[int, int, int]]:
-        """(offset in the file, offset in the piece, length): content is without the holes."""
-        shift, done = 0, 0
-        for hole in [*(self.holes or ()), None]:
-            start = hole["offset"] if hole else 1 << 62
-            while done < size and at + done + shift < start:
-                length = min(size - done, start - (at + done + shift))
-                yield at + done + shift, done, length
-                done += length
-            if done >= size:
-                return
-            shift += hole["length"] if hole else 0
-
-
 class _Restore:
     """One run of the verb."""
 
     def __init__(
         self,
         repository: Repository,
-        rows: pa.Table,
+        table: pa.Table,
         target: Target,
         result: RestoreReport,
         report: Report | None,
@@ -199,161 +180,100 @@ class _Restore:
         self.result = result
         self.identity_key = repository.keys.identity
         self.owners = os.geteuid() == 0
-        self.table = rows
-        self.rows: list[dict[str, Any]] = []
-        self.files: dict[int, _File] = {}
-        self.open_files = 0
+        self.table = table
+        self.lists = table.column("chunks").combine_chunks()
+        self.rows: list[dict[str, Any]] = table.select(list(_COLUMNS)).to_pylist()
+        self.assembly = Assembly(target, owners=self.owners, done=self._done)
         self.lock = threading.Lock()
         self.meter = Meter(f"restore {result.dataset} {result.day}", report)
         self.local = threading.local()
 
     def run(self) -> RestoreReport:
         """Do it."""
-        self.meter.enter("comparing with what is there")
-        plain = self.table.drop_columns(["chunks"])
-        self.rows = plain.to_pylist()
         result = self.result
         result.entries = len(self.rows)
-        wanted, links = self._sort_out()
-        plan = FramePlan(self.table.take(pa.array(wanted, pa.int64())))
+        self.meter.enter("comparing with what is there")
+        work = self._plan()
         if not result.dry_run:
-            self._write(wanted, plan)
-            self._finish(links)
+            self.meter.enter("writing")
+            self._write(work)
+            self._finish(work)
         result.duration_s = self.meter.elapsed_s
         if result.duration_s:
             result.speed_bytes_per_s = result.bytes / result.duration_s
         self.meter.show(now=True)
         return result
 
-    def _sort_out(self) -> tuple[list[int], list[tuple[int, int]]]:
-        """Rows to write, and hard links (row, row that it repeats); changes nothing yet."""
-        wanted: list[int] = []
-        links: list[tuple[int, int]] = []
-        first_of: dict[tuple[int, int], int] = {}
-        existing = self.target.existed
+    def _plan(self) -> Work:
+        """Sort out what is to be done; changes nothing.
+
+        Raises:
+            BackupError: Something is in the way, or cannot be looked at.
+        """
         result = self.result
-        lists = self.table.column("chunks").combine_chunks() if existing else None
-        for number, row in enumerate(self.rows):
-            type, path = row["type"], row["path"]
-            found = self.target.lookup(path) if existing else None
-            self._refuse_obstacle(row, found)
-            if row["state"] not in {"good", "skipped"}:
-                result.notice(f"{printable(path)}: {row['state']} when backed up: {row['reason']}")
-            if type in _WITH_BYTES:
+        with Refusals(self.target, b"") as at:
+            work = plan(self.rows, self.lists, self.target, self.identity_key, at)
+        for number in work.lost:
+            row = self.rows[number]
+            result.lose(row["path"], f"{row['state']} when it was backed up: {row['reason']}")
+        for row in self.rows:
+            if row["state"] == "skipped":
+                result.notice(f"{printable(row['path'])}: a {row['type']} is not restored")
+            elif row["state"] == "torn":
+                result.notice(f"{printable(row['path'])}: it changed while it was backed up")
+            if row["type"] in WITH_BYTES:
                 result.files += 1
                 result.bytes += row["size"]
-                if row["state"] in {"unreadable", "vanished"}:
-                    result.lose(path, f"{row['state']} when it was backed up")
-                    continue
-                key = (row["device"], row["inode"])
-                if (row["links"] or 0) > 1 and row["inode"]:
-                    if key in first_of:
-                        links.append((number, first_of[key]))
-                        continue
-                    first_of[key] = number
-                if found is not None and self._is_right(number, row, found, lists):
-                    result.skipped_files += 1
-                    self.meter.add(row["size"], 1)
-                    continue
-                result.replaced_files += found is not None
-                result.written_files += 1
-                result.written_bytes += row["size"]
-                wanted.append(number)
-            elif row["state"] == "skipped":
-                result.notice(f"{printable(path)}: a {type} is not restored")
+        result.written_files = len(work.wanted) + len(work.links)
+        result.written_bytes = sum(self.rows[number]["size"] for number in work.wanted)
+        result.skipped_files = len(work.right)
+        result.replaced_files = work.replaced
         self.meter.total_bytes = result.bytes
         self.meter.total_entries = result.entries
-        return wanted, links
+        self.meter.add(sum(self.rows[number]["size"] for number in work.right), len(work.right))
+        return work
 
-    def _refuse_obstacle(self, row: dict[str, Any], found: os.stat_result | None) -> None:
-        if found is None:
-            return
-        is_folder = stat.S_ISDIR(found.st_mode)
-        if is_folder != (row["type"] == "directory") and row["type"] in {
-            *_WITH_BYTES,
-            "directory",
-            "symlink",
-        }:
-            here, there = ("folder", "file") if is_folder else ("file or link", "folder")
-            raise BackupError(
-                f"a {here} is in the way at {self.target.root}/{printable(row['path'])}, "
-                f"where the snapshot has a {there}; nothing was changed",
-                "restore to an empty directory, or move it aside",
-            )
-
-    def _is_right(
-        self, number: int, row: dict[str, Any], found: os.stat_result, lists: Any
-    ) -> bool:
-        """Whether an existing file already holds the wanted bytes; it is read to know."""
-        if not stat.S_ISREG(found.st_mode) or found.st_size != row["size"] or found.st_nlink > 1:
-            return False
-        chunks: list[dict[str, Any]] = lists[number].as_py() or []
-        probe = _File(row["path"], row["size"], row["holes"], 0, False)
-        fd = self.target.open_read(row["path"])
-        try:
-            at = 0
-            for chunk in chunks:
-                digest = blake3(key=self.identity_key)
-                for offset, _, length in probe.extents(at, chunk["size"]):
-                    digest.update(os.pread(fd, length, offset))
-                if digest.digest() != chunk["id"]:
-                    return False
-                at += chunk["size"]
-            for hole in row["holes"] or ():
-                if os.pread(fd, hole["length"], hole["offset"]).strip(b"\0"):
-                    return False
-        finally:
-            os.close(fd)
-        if not self.result.dry_run:
-            self._metadata(row)
-        return True
-
-    def _write(self, wanted: list[int], plan: FramePlan) -> None:
-        self.meter.enter("writing")
-        for row in self.rows:
-            if row["type"] == "directory":
-                self.target.make_folder(row["path"])
-            elif (folder := split(row["path"])[0]) and row["type"] in {*_WITH_BYTES, "symlink"}:
-                self.target.make_folder_if_missing(folder)
-        counts = self.table.column("chunks").combine_chunks().value_lengths().fill_null(0)
-        existed = self.target.existed
-        for place, number in enumerate(wanted):
-            row = self.rows[number]
-            beside = existed and self.target.lookup(row["path"]) is not None
-            remaining = counts[number].as_py()
-            file = _File(row["path"], row["size"], row["holes"], remaining, beside)
-            self.files[place] = file
-            if remaining == 0:
-                self._complete(place, wanted[place])
-        threads = thread_count()
-        slots = threading.Semaphore(threads * 2)
+    def _write(self, work: Work) -> None:
+        """Folders, then files, chunks pack by pack."""
+        with Refusals(self.target, b"") as at:
+            for row in self.rows:
+                at.path = row["path"]
+                if row["type"] == "directory":
+                    self.target.make_folder(row["path"])
+            for number in work.wanted:
+                at.path = self.rows[number]["path"]
+                self.target.make_folders_above(at.path)
+        counts = self.lists.value_lengths().fill_null(0).to_pylist()
+        frames = FramePlan(self.table.take(pa.array(work.wanted, pa.int64())))
         failures: list[BaseException] = []
+        slots = threading.Semaphore(thread_count() * 2)
 
-        def work(fetch: Fetch) -> None:
+        def fetch(one: Fetch) -> None:
             try:
                 if not failures:
-                    self._fetch(fetch, wanted)
+                    self._fetch(one)
             except BaseException as error:
                 failures.append(error)
             finally:
                 slots.release()
 
-        with ThreadPoolExecutor(threads) as pool:
-            for fetch in plan.fetches():
-                slots.acquire()
-                if failures:
-                    break
-                pool.submit(work, fetch)
-        for file in self.files.values():
-            if file.fd >= 0:
-                os.close(file.fd)
-                file.fd = -1
-            if file.name is not None and (failures or file.failed):
-                self.target.remove(file.path, file.name)
-        if failures:
-            raise failures[0]
+        try:
+            for number in work.wanted:
+                beside = number in work.in_place
+                self.assembly.add(self.rows[number], counts[number], beside=beside)
+            with ThreadPoolExecutor(thread_count()) as pool:
+                for one in frames.fetches():
+                    slots.acquire()
+                    if failures:
+                        break
+                    pool.submit(fetch, one)
+            if failures:
+                raise failures[0]
+        except BaseException:
+            self.assembly.abandon()
+            raise
 
-    def _fetch(self, fetch: Fetch, wanted: list[int]) -> None:
+    def _fetch(self, fetch: Fetch) -> None:
         decompressor = getattr(self.local, "zstd", None)
         if decompressor is None:
             decompressor = self.local.zstd = zstandard.ZstdDecompressor()
@@ -362,128 +282,93 @@ class _Restore:
             sealer = self.repository.pack_sealer(fetch.pack)
         except DamageError as error:
             for frame in fetch.frames:
-                for piece in frame.pieces:
-                    self._fail(piece.row, error.message)
+                self._lose(frame, error.message)
             return
         for frame in fetch.frames:
             start = frame.offset - fetch.offset
+            part = sealed[start : start + frame.stored]
             try:
-                raw = memoryview(
-                    open_frame(
-                        self.repository,
-                        sealer,
-                        fetch.pack,
-                        sealed[start : start + frame.stored],
-                        frame.ordinal,
-                        frame.raw,
-                        decompressor,
-                    )
+                raw = open_frame(
+                    self.repository,
+                    sealer,
+                    fetch.pack,
+                    part,
+                    frame.ordinal,
+                    frame.raw,
+                    decompressor,
                 )
             except DamageError as error:
-                for piece in frame.pieces:
-                    self._fail(piece.row, error.message)
+                self._lose(frame, error.message)
                 continue
-            known: dict[tuple[int, int], bool] = {}
-            for piece in frame.pieces:
-                content = raw[piece.inner : piece.inner + piece.size]
-                key = (piece.inner, piece.size)
-                if key not in known:
-                    known[key] = blake3(content, key=self.identity_key).digest() == piece.id
-                if not known[key]:
-                    self._fail(piece.row, f"a chunk in frame {frame.ordinal} has another id")
-                    continue
-                self._put(piece.row, wanted[piece.row], piece.at, content)
+            self._put(frame, memoryview(raw))
             self.meter.show()
 
-    def _put(self, place: int, number: int, at: int, content: memoryview) -> None:
-        file = self.files[place]
-        with file.lock:
-            if file.failed is None:
-                self._ensure_open(file)
-                for offset, start, length in file.extents(at, len(content)):
-                    _pwrite(file.fd, content[start : start + length], offset)
-            file.remaining -= 1
-            if file.remaining == 0:
-                self._complete(place, number)
-            elif self.open_files > MOST_OPEN_FILES and file.fd >= 0:
-                os.close(file.fd)
-                file.fd = -1
-                with self.lock:
-                    self.open_files -= 1
-        self.meter.add(len(content), 0)
+    def _put(self, frame: FetchedFrame, raw: memoryview) -> None:
+        known: dict[tuple[int, int], bool] = {}
+        for piece in frame.pieces:
+            content = raw[piece.inner : piece.inner + piece.size]
+            key = (piece.inner, piece.size)
+            if key not in known:
+                known[key] = blake3(content, key=self.identity_key).digest() == piece.id
+            if known[key]:
+                self.assembly.put(piece.row, piece.at, content)
+                self.meter.add(len(content), 0)
+            else:
+                self._give_up(piece.row, f"a chunk in frame {frame.ordinal} has another id")
 
-    def _ensure_open(self, file: _File) -> None:
-        if file.fd >= 0:
-            return
-        if file.name is None:
-            file.fd, file.name = self.target.create(file.path, beside=file.beside)
-            if file.holes or file.remaining > 1:
-                os.ftruncate(file.fd, file.size)
-        else:
-            file.fd = self.target.reopen(file.path, file.name)
-        with self.lock:
-            self.open_files += 1
+    def _lose(self, frame: FetchedFrame, reason: str) -> None:
+        for piece in frame.pieces:
+            self._give_up(piece.row, reason)
 
-    def _complete(self, place: int, number: int) -> None:
-        """All chunks of a file are written: metadata, and into its place."""
-        file = self.files[place]
-        if file.failed is not None:
+    def _give_up(self, number: int, reason: str) -> None:
+        row = self.assembly.fail(number)
+        if row is None:
             return
-        self._ensure_open(file)
-        if file.holes or file.size == 0:
-            os.ftruncate(file.fd, file.size)
-        row = self.rows[number]
-        for notice in set_metadata(file.fd, row, owners=self.owners):
-            self.result.notice(f"{printable(file.path)}: {notice}")
-        os.close(file.fd)
-        file.fd = -1
         with self.lock:
-            self.open_files -= 1
-        assert file.name is not None
-        self.target.move_in(file.path, file.name)
-        file.name = None
+            self.result.lose(row["path"], reason)
+            self.result.written_files -= 1
+            self.result.written_bytes -= row["size"]
+
+    def _done(self, row: dict[str, Any], notices: list[str]) -> None:
+        self._tell(row, notices)
         self.meter.add(0, 1)
 
-    def _fail(self, place: int, reason: str) -> None:
-        file = self.files[place]
-        with file.lock:
-            file.remaining -= 1
-            if file.failed is not None:
-                return
-            file.failed = reason
-        with self.lock:
-            self.result.lose(file.path, reason)
-            self.result.written_files -= 1
-            self.result.written_bytes -= file.size
-
-    def _finish(self, links: list[tuple[int, int]]) -> None:
-        """Hard links, symbolic links, and the folders' metadata from the deepest up."""
-        lost = {file.path for file in self.files.values() if file.failed is not None}
-        for number, first in links:
-            row = self.rows[number]
-            if self.rows[first]["path"] in lost:
-                self.result.lose(row["path"], "its bytes are those of a file that is damaged")
-                continue
-            self.target.remove(row["path"])
-            self.target.link(self.rows[first]["path"], row["path"])
-            self.result.written_files += 1
-        for row in self.rows:
-            if row["type"] == "symlink" and row["link_target"] is not None:
-                self.target.remove(row["path"])
-                self.target.symlink(row["link_target"], row["path"])
-                self._metadata(row)
-        for row in reversed(self.rows):
-            if row["type"] == "directory":
-                self._metadata(row)
-
-    def _metadata(self, row: dict[str, Any]) -> None:
-        folder, name = split(row["path"])
-        fd = self.target.folder(folder)
-        for notice in set_metadata(name, row, dir_fd=fd, owners=self.owners):
+    def _tell(self, row: dict[str, Any], notices: list[str]) -> None:
+        for notice in notices:
             self.result.notice(f"{printable(row['path'])}: {notice}")
 
+    def _finish(self, work: Work) -> None:
+        """Metadata of files that were right, links, and the folders' own from the deepest up."""
+        target = self.target
+        with Refusals(target, b"") as at:
+            for number in work.right:
+                at.path = self.rows[number]["path"]
+                self._metadata(self.rows[number], target.open_read(at.path))
+            for number, first in work.links:
+                at.path = self.rows[number]["path"]
+                self._link(self.rows[first]["path"], at.path)
+            for number in work.symlinks:
+                row = self.rows[number]
+                at.path = row["path"]
+                if number not in work.in_place or target.read_link(at.path) != row["link_target"]:
+                    target.symlink(row["link_target"], at.path)
+                folder, name = split(at.path)
+                notices = set_link_metadata(name, target.folder(folder), row, owners=self.owners)
+                self._tell(row, notices)
+            for row in reversed(self.rows):
+                if row["type"] == "directory":
+                    at.path = row["path"]
+                    self._metadata(row, os.dup(target.folder(at.path)))
 
-def _pwrite(fd: int, content: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(content):
-        done += os.pwrite(fd, content[done:], offset + done)
+    def _link(self, first: bytes, path: bytes) -> None:
+        if first in self.assembly.failed:
+            self.result.lose(path, "its bytes are those of a file that is damaged")
+            self.result.written_files -= 1
+        else:
+            self.target.link(first, path)
+
+    def _metadata(self, row: dict[str, Any], fd: int) -> None:
+        try:
+            self._tell(row, set_metadata(fd, row, owners=self.owners, fresh=False))
+        finally:
+            os.close(fd)

@@ -1,0 +1,79 @@
+"""Owner, extended attributes, mode and times of what was restored, set in this order.
+
+Owners first, for a change of owner takes capabilities and set-id bits away; modes after
+attributes, for a file that may not be written takes no attributes either; times last.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["set_link_metadata", "set_metadata"]
+
+
+def set_metadata(fd: int, row: dict[str, Any], *, owners: bool, fresh: bool) -> list[str]:
+    """Give a file or folder the metadata of a manifest's row.
+
+    Args:
+        fd: It, open.
+        row: The row.
+        owners: Whether to set owners.
+        fresh: Whether it was made just now, and has no attributes yet.
+
+    Returns:
+        What could not be set, one sentence each.
+    """
+    notices: list[str] = []
+    if owners and row["uid"] is not None:
+        _try(notices, "owner", os.chown, fd, row["uid"], row["gid"])
+    if row["xattrs"] or not fresh:
+        _set_xattrs(notices, fd, row["xattrs"] or [])
+    if row["mode"] is not None:
+        _try(notices, "mode", os.chmod, fd, row["mode"])
+    if row["mtime_ns"] is not None:
+        times = (row["mtime_ns"], row["mtime_ns"])
+        _try(notices, "time of modification", os.utime, fd, ns=times)
+    return notices
+
+
+def set_link_metadata(name: bytes, folder: int, row: dict[str, Any], *, owners: bool) -> list[str]:
+    """The same for a symbolic link, by its name in a folder: it cannot be opened."""
+    notices: list[str] = []
+    itself: dict[str, Any] = {"dir_fd": folder, "follow_symlinks": False}
+    if owners and row["uid"] is not None:
+        _try(notices, "owner", os.chown, name, row["uid"], row["gid"], **itself)
+    # There is no setxattr below a descriptor; the folder's own path in /proc is one.
+    place = b"/proc/self/fd/%d/%s" % (folder, name)
+    for pair in row["xattrs"] or ():
+        what = f"extended attribute {os.fsdecode(pair['name'])}"
+        _try(notices, what, os.setxattr, place, pair["name"], pair["value"], follow_symlinks=False)
+    if row["mtime_ns"] is not None:
+        times = (row["mtime_ns"], row["mtime_ns"])
+        _try(notices, "time of modification", os.utime, name, ns=times, **itself)
+    return notices
+
+
+def _set_xattrs(notices: list[str], fd: int, wanted: list[dict[str, bytes]]) -> None:
+    """Set those that are wanted and differ; remove users' that are not wanted."""
+    try:
+        present = {os.fsencode(name): os.getxattr(fd, name) for name in os.listxattr(fd)}
+    except OSError:  # a file system without them: setting one will say so
+        present = {}
+    for pair in wanted:
+        name, value = pair["name"], pair["value"]
+        if present.pop(name, None) != value:
+            _try(notices, f"extended attribute {os.fsdecode(name)}", os.setxattr, fd, name, value)
+    for name in present:
+        if name.startswith(b"user."):
+            _try(notices, f"extended attribute {os.fsdecode(name)}", os.removexattr, fd, name)
+
+
+def _try(
+    notices: list[str], what: str, set_it: Callable[..., None], *place: Any, **options: Any
+) -> None:
+    try:
+        set_it(*place, **options)
+    except OSError as error:
+        notices.append(f"{what} not set: {error.strerror}")
