@@ -17,7 +17,7 @@ from pathlib import Path
 from backup_pipeline.demo.damage import flip_byte
 from backup_pipeline.demo.datasets import DATASETS, Scene
 from backup_pipeline.demo.days import Calendar, SimulatedClock, calendar
-from backup_pipeline.demo.declaration import KEY_FILE, write_plan
+from backup_pipeline.demo.declaration import KEY_FILE, PLAN_FILE, write_plan
 from backup_pipeline.demo.proof import size, witness
 from backup_pipeline.demo.stage import Run, Stage, open_instance
 from backup_pipeline.engine.errors import BackupError, UsageError
@@ -347,13 +347,21 @@ Proved: {figures.proved} restores from the stores alone equal what was there, to
   the whole demo        {figures.elapsed_s:.1f} s
 
 What to type next:
-  make ui                             Dagster with some sixty days of such history
   {_next_command(root, keep)}
-  docs/how-to/first-backup.md         your own datasets"""
+  make ui
+      Dagster with some sixty days of such history
+and to read: docs/how-to/first-backup.md, for your own datasets"""
     )
 
 
 def _next_command(root: Path, keep: bool) -> str:
+    beside = Path(sys.executable).parent / "backup-pipeline"
+    found = shutil.which("backup-pipeline")
+    known = found is not None and Path(found).samefile(beside) if beside.exists() else True
+    command = "backup-pipeline" if known else os.path.relpath(beside)
     if not keep:
-        return "backup-pipeline demo --keep         the same, and its stores stay to look at"
-    return f"backup-pipeline snapshots --tier local --plan {root}/backup.yaml"
+        return f"{command} demo --keep\n      the same again, and its stores stay to look at"
+    return (
+        f"{command} snapshots --tier local --plan {os.path.relpath(root / PLAN_FILE)}"
+        "\n      what the local store holds"
+    )
