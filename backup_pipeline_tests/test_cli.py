@@ -6,6 +6,8 @@ import json
 import os
 import pty
 import re
+import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +23,7 @@ import pytest
 
 from backup_pipeline.cli import main
 from backup_pipeline.engine.keys import new_key_file
+from backup_pipeline.s3_server import S3Server
 
 DATASET = "vision/a"
 COMMAND = Path(sys.executable).with_name("backup-pipeline")
@@ -297,6 +300,30 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(
     # A package that was looked for in vain is listed too, but nothing below it.
     packages = {name.partition(".")[0] for name in imported if "." in name}
     assert packages & (unwanted | always) == set()
+
+
+@pytest.mark.services
+def test_a_tier_on_s3_brings_a_lost_tier_back(
+    shell: Shell, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"s3://backups/{secrets.token_hex(6)}"
+    for name, value in s3_server.environ().items():
+        monkeypatch.setenv(name, value)
+    cloud = f'cloud: {{{{url: "{url}", endpoint: "{s3_server.endpoint}", region: us-east-1}}}}'
+    shell.write_plan(PLAN.replace("cloud: stores/cloud", cloud))
+    assert shell.good("doctor", "--no-dagster", "--json").json["ok"]
+    shell.good("backup")
+    shell.good("copy", "--from", "local", "--to", "cloud")
+    shutil.rmtree(shell.root / "stores")
+    shutil.rmtree(shell.root / "data")
+    (shell.root / "backup.yaml").unlink()
+    store = ("--store", url, "--endpoint", s3_server.endpoint, "--region", "us-east-1")
+    assert shell.good("verify", *store, "--json").json["coverage"] == 1.0
+    shell.good("restore", *store, "--dataset", DATASET, "--to", "data")
+    assert (shell.root / "data" / "a.txt").read_text() == "one"
+    shell.write_plan(PLAN.replace("cloud: stores/cloud", cloud))
+    shell.good("copy", "--from", "cloud", "--to", "local")
+    assert shell.good("verify", "--json").json["ok"]
 
 
 # -- what is wrong with the backups: exit code 1
