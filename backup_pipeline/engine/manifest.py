@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from backup_pipeline.engine.errors import UsageError
 from backup_pipeline.engine.format.manifest import manifest_schema, merge
 
 __all__ = ["Entry", "Manifest", "glob_pattern", "printable"]
@@ -21,13 +23,20 @@ def printable(path: bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+# Paths are bytes: a character of several, or else any byte, is one to a person.
+_WIDE = r"[\xc2-\xf4][\x80-\xbf]+"
+
+
 def glob_pattern(glob: str) -> str:
     """The regular expression of a glob over whole paths.
 
     ``*`` and ``?`` stay within a folder, ``**`` crosses folders; a pattern that names a folder
     means all below it too.
+
+    Raises:
+        UsageError: It holds a range that runs backwards.
     """
-    out, place = "", 0
+    whole, out, place = glob, "", 0
     glob = glob.strip("/")
     while place < len(glob):
         if glob.startswith("**/", place):
@@ -37,14 +46,21 @@ def glob_pattern(glob: str) -> str:
         elif glob[place] == "*":
             out, place = out + "[^/]*", place + 1
         elif glob[place] == "?":
-            out, place = out + "[^/]", place + 1
+            out, place = f"{out}(?:{_WIDE}|[^/])", place + 1
         elif glob[place] == "[" and (end := glob.find("]", place + 2)) > 0:
-            inside = glob[place + 1 : end].replace("\\", "\\\\")
-            inside = f"^{inside[1:]}" if inside.startswith("!") else inside
-            out, place = f"{out}[{inside}]", end + 1
+            inside = glob[place + 1 : end]
+            negated = "^" if inside.startswith("!") else ""
+            ranges = "-".join(re.escape(part) for part in inside.removeprefix("!").split("-"))
+            wide = f"{_WIDE}|" if negated else ""
+            out, place = f"{out}(?:{wide}[{negated}{ranges}])", end + 1
         else:
             out, place = out + re.escape(glob[place]), place + 1
-    return f"(?s)^{out}(/.*)?$"
+    pattern = f"(?s)^{out}(/.*)?$"
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"{whole} is no pattern: {error}", "write ranges as [a-z]") from None
+    return pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +150,7 @@ class Manifest:
         paths = table.column("path")
         mask: Any = None
         for glob in include:
-            hit = pc.match_substring_regex(paths, glob_pattern(glob))
+            hit = pc.match_substring_regex(paths, os.fsencode(glob_pattern(glob)))
             mask = hit if mask is None else pc.or_(mask, hit)
         if parents:
             above: set[bytes] = set()
