@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from backup_pipeline.engine.format.pack import PackIndex
+from backup_pipeline.engine.format.pack import Frame, PackIndex
 
-__all__ = ["ChunkIndex", "Place"]
+__all__ = ["PLACE_COLUMNS", "ChunkIndex"]
 
-# (number of the pack, ordinal, offset, stored, raw, inner, size); see docs/format-v1.md
-Place: TypeAlias = tuple[int, int, int, int, int, int, int]
+PLACE_COLUMNS = ("pack", "ordinal", "offset", "stored", "raw", "inner", "size")
+"""What a place says, as in a manifest's ``chunks``, but for the pack: that is a number."""
+
+_PLACE_BYTES = 4 * len(PLACE_COLUMNS)
+_CLAIMED = -1
 
 
 class ChunkIndex:
     """Chunk ids to places: those of this run, and those inherited from the parent's manifest.
 
+    The run's places stand packed in one array, for a million small files have a million of them.
     Inherited ids stay in Arrow memory and are looked up through a sorted array of their first
     eight bytes, so an incremental that adds little costs little.
     """
 
     def __init__(self, inherited: pa.Table | None = None) -> None:
         self._lock = threading.Lock()
-        self._places: dict[bytes, Place | None] = {}
+        self._rows: dict[bytes, int] = {}  # id to the row of its place, or _CLAIMED
+        self._places = bytearray()
         self._pack_names: list[bytes | None] = []
         self._pack_numbers: dict[bytes, int] = {}
         self._inherited_rows = inherited
@@ -56,37 +61,61 @@ class ChunkIndex:
     def claim(self, identity: bytes) -> bool:
         """Whether the caller is the one to store this chunk."""
         with self._lock:
-            if identity in self._places:
+            if identity in self._rows:
                 return False
             place = self._find_inherited(identity)
-            self._places[identity] = place
-            return place is None
+            if place is None:
+                self._rows[identity] = _CLAIMED
+                return True
+            self._rows[identity] = len(self._places) // _PLACE_BYTES
+            self._places += np.array(place, "<u4").tobytes()
+            return False
 
-    def settle(self, members: Iterable[tuple[bytes, Place]]) -> None:
-        """Tell where claimed chunks were put."""
+    def settle(self, pack: int, frame: Frame) -> None:
+        """Tell which frame of which pack holds chunks that were claimed."""
         with self._lock:
-            self._places.update(members)
+            first = self._add_places(pack, frame)
+            ids = (identity for _, identity in frame.members)
+            self._rows.update(zip(ids, range(first, first + len(frame.members)), strict=True))
 
-    def place(self, identity: bytes) -> Place | None:
-        """Where a chunk lies; None while its claimant is still at work."""
-        return self._places.get(identity)
+    def places(self, ids: Sequence[bytes]) -> np.ndarray[Any, Any] | None:
+        """Where chunks lie: a row of PLACE_COLUMNS for each id.
 
-    def take_up(self, name: bytes, index: PackIndex) -> int:
-        """Add the chunks of a pack that an interrupted run left; how many were new to us."""
+        Returns:
+            None while the claimant of any is still at work.
+        """
+        with self._lock:
+            rows = [self._rows[identity] for identity in ids]
+            if _CLAIMED in rows:
+                return None
+            if not rows:
+                return np.empty((0, len(PLACE_COLUMNS)), "<u4")
+            known = np.frombuffer(self._places, "<u4").reshape(-1, len(PLACE_COLUMNS))
+            return known[rows]
+
+    def take_up(self, name: bytes, index: PackIndex) -> None:
+        """Add the chunks of a pack that is in the store: another run's, or a copied one."""
         number = self.new_pack()
         self.name_pack(number, name)
-        added = 0
-        for frame in index.frames:
-            inner = 0
-            for size, identity in frame.members:
-                place = (number, frame.ordinal, frame.offset, frame.stored, frame.raw, inner, size)
-                if self._places.get(identity) is None:
-                    self._places[identity] = place
-                    added += 1
-                inner += size
-        return added
+        with self._lock:
+            for frame in index.frames:
+                first = self._add_places(number, frame)
+                for row, (_, identity) in enumerate(frame.members, first):
+                    if self._rows.get(identity, _CLAIMED) == _CLAIMED:
+                        self._rows[identity] = row
 
-    def _find_inherited(self, identity: bytes) -> Place | None:
+    def _add_places(self, pack: int, frame: Frame) -> int:
+        """Enter the places of a frame's members; the row of the first."""
+        first = len(self._places) // _PLACE_BYTES
+        rows = np.empty((len(frame.members), len(PLACE_COLUMNS)), "<u4")
+        rows[:, :5] = (pack, frame.ordinal, frame.offset, frame.stored, frame.raw)
+        sizes = np.array([size for size, _ in frame.members], "<u4")
+        rows[:, 5] = np.cumsum(sizes) - sizes
+        rows[:, 6] = sizes
+        self._places += rows.tobytes()
+        return first
+
+    def _find_inherited(self, identity: bytes) -> tuple[int, ...] | None:
         if self._inherited_rows is None:
             return None
         if self._heads is None:
@@ -101,7 +130,7 @@ class ChunkIndex:
             at += 1
         return None
 
-    def _inherited_place(self, row: int) -> Place:
+    def _inherited_place(self, row: int) -> tuple[int, ...]:
         value = self._flat[row].as_py()
         name = value["pack"]
         number = self._pack_numbers.get(name)
@@ -109,15 +138,7 @@ class ChunkIndex:
             self._pack_names.append(name)
             number = len(self._pack_names) - 1
             self._pack_numbers[name] = number
-        return (
-            number,
-            value["ordinal"],
-            value["offset"],
-            value["stored"],
-            value["raw"],
-            value["inner"],
-            value["size"],
-        )
+        return (number, *(value[column] for column in PLACE_COLUMNS[1:]))
 
     def _load_inherited(self) -> None:
         assert self._inherited_rows is not None

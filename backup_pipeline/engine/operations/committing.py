@@ -11,6 +11,7 @@ from datetime import date, datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from backup_pipeline.engine.chunk_index import ChunkIndex
 from backup_pipeline.engine.errors import Conflict, DamageError
@@ -77,9 +78,17 @@ class Changes:
     def note_rows(self, rows: pa.Table, old: pa.Table) -> Any:
         """Count what older rows have not, or have otherwise; the mask of those that are alike."""
         same, known = same_rows(rows, old)
-        self.note("added", paths_and_sizes(rows.filter(pa.array(~known))))
-        self.note("changed", paths_and_sizes(rows.filter(pa.array(known & ~same))))
+        places = rows.select(["path", "size"])
+        self._note_all("added", places.filter(pa.array(~known)))
+        self._note_all("changed", places.filter(pa.array(known & ~same)))
         return same
+
+    def _note_all(self, change: str, places: pa.Table) -> None:
+        """As ``note``, for what may be a million entries."""
+        order = [("size", "descending"), ("path", "descending")]
+        largest = places.take(pc.select_k_unstable(places, LARGEST_CHANGES, order))
+        self.note(change, paths_and_sizes(largest))
+        setattr(self, change, getattr(self, change) + len(places) - len(largest))
 
     def to_json(self) -> dict[str, Any]:
         """Counts, and the largest changes first."""

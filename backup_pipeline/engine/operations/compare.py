@@ -102,6 +102,8 @@ def lacking(rows: pa.Table, others: pa.Table) -> pa.Table:
 
 def same_rows(rows: pa.Table, old: pa.Table) -> tuple[Any, Any]:
     """Masks of the rows that an older table has alike, in all but place, and has at all."""
+    if not len(old):
+        return np.zeros(len(rows), bool), np.zeros(len(rows), bool)
     paths = rows.column("path").combine_chunks()
     old = old.filter(pc.is_in(old.column("path"), value_set=paths))
     where = pc.index_in(paths, value_set=old.column("path").combine_chunks())

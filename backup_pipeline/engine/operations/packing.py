@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from blake3 import blake3
 
-from backup_pipeline.engine.chunk_index import ChunkIndex, Place
+from backup_pipeline.engine.chunk_index import ChunkIndex
 from backup_pipeline.engine.chunker import (
     CHUNK_MOST_BYTES,
     SOLID_TARGET_BYTES,
@@ -52,6 +52,39 @@ class Content:
 
     def __init__(self) -> None:
         self.ids: list[bytes] = []
+
+
+class _Buffers:
+    """Buffers that are used again, the last one first: it is still in the processor's cache, and
+    those that are never needed take no memory.
+
+    Args:
+        count: How many there are at most.
+        size_bytes: The size of each.
+        check: Raises while waiting, where waiting is in vain.
+    """
+
+    def __init__(self, count: int, size_bytes: int, check: Callable[[], None]) -> None:
+        self._size_bytes = size_bytes
+        self._check = check
+        self._free: queue.LifoQueue[bytearray | None] = queue.LifoQueue()
+        for _ in range(count):
+            self._free.put(None)
+
+    def take(self) -> bytearray:
+        """A buffer; waits for one to be free."""
+        while True:
+            self._check()
+            try:
+                buffer = self._free.get(timeout=0.5)
+                break
+            except queue.Empty:
+                continue
+        return bytearray(self._size_bytes) if buffer is None else buffer
+
+    def give_back(self, buffer: bytearray) -> None:
+        """Let others have it."""
+        self._free.put(buffer)
 
 
 class _OpenPack:
@@ -127,12 +160,9 @@ class Packer:
         self._tasks: queue.Queue[tuple[int, Callable[[Compressor], None]] | None] = queue.Queue(
             threads * 2
         )
-        self.buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
-        for _ in range(threads * 2 + 2):
-            self.buffers.put(bytearray())
-        self._pack_buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
-        for _ in range(UPLOADS + 1):
-            self._pack_buffers.put(bytearray())
+        self.buffers = _Buffers(threads * 2 + 2, READ_BUFFER_BYTES, self._check)
+        pack_bytes = PACK_TARGET_BYTES + CHUNK_MOST_BYTES + SOLID_TARGET_BYTES
+        self._pack_buffers = _Buffers(UPLOADS + 1, pack_bytes, self._check)
         self._uploader = ThreadPoolExecutor(UPLOADS, "upload")
         self._uploads: set[Future[None]] = set()
         self._done_lock = threading.Condition()
@@ -164,17 +194,6 @@ class Packer:
             while self._done_through < task and self._failure is None:
                 self._done_lock.wait(0.5)
         self._check()
-
-    def take_buffer(self, size: int) -> bytearray:
-        """A buffer of this size to read into; waits for one to be free."""
-        while True:
-            self._check()
-            try:
-                buffer = self.buffers.get(timeout=0.5)
-                break
-            except queue.Empty:
-                continue
-        return buffer if len(buffer) == size else bytearray(size)
 
     def solid(self, buffer: bytearray, members: Sequence[tuple[Content, int, int]]) -> None:
         """Store small files that stand in a buffer; gives the buffer back when done.
@@ -287,7 +306,7 @@ class Packer:
                 len(raw),
                 [(size, identity) for _, size, identity in fresh],
             )
-        self.buffers.put(buffer)
+        self.buffers.give_back(buffer)
 
     def _do_chunks(
         self,
@@ -304,7 +323,7 @@ class Packer:
             content.ids[number] = identity
             if self._index.claim(identity):
                 self._store_frame(compressor.compress(raw), size, [(size, identity)])
-        self.buffers.put(buffer)
+        self.buffers.give_back(buffer)
 
     def _store_frame(self, packed: Buffer, raw: int, members: Sequence[tuple[int, bytes]]) -> None:
         stored = len(packed) + TAG_BYTES
@@ -324,26 +343,11 @@ class Packer:
             frame_binding(self._dataset_id, frame.ordinal),
             pack.view[frame.offset : frame.offset + stored],
         )
-        places: list[tuple[bytes, Place]] = []
-        inner = 0
-        for size, identity in members:
-            place = (pack.number, frame.ordinal, frame.offset, stored, raw, inner, size)
-            places.append((identity, place))
-            inner += size
-        self._index.settle(places)
+        self._index.settle(pack.number, frame)
         self._release(pack)
 
     def _new_pack(self) -> _OpenPack:
-        while True:
-            self._check()
-            try:
-                buffer = self._pack_buffers.get(timeout=0.5)
-                break
-            except queue.Empty:
-                continue
-        capacity = PACK_TARGET_BYTES + CHUNK_MOST_BYTES + SOLID_TARGET_BYTES
-        if len(buffer) != capacity:
-            buffer = bytearray(capacity)
+        buffer = self._pack_buffers.take()
         start = pack_header(self._run, new_salt())
         sealer = content_sealer(self._keys, self._content_key, start)
         return _OpenPack(self._index.new_pack(), buffer, start, sealer)
@@ -367,7 +371,7 @@ class Packer:
             with self._count_lock:
                 self.stored_bytes += pack.end + len(tail)
                 self.packs += 1
-            self._pack_buffers.put(pack.buffer)
+            self._pack_buffers.give_back(pack.buffer)
         except BaseException as error:
             self._failure = self._failure or error
             raise

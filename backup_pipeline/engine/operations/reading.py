@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from backup_pipeline.engine.chunk_index import ChunkIndex, Place
+from backup_pipeline.engine.chunk_index import ChunkIndex
 from backup_pipeline.engine.chunker import SOLID_LIMIT_BYTES, SOLID_TARGET_BYTES, Chunker
 from backup_pipeline.engine.format.manifest import CHUNK_TYPE, manifest_schema
 from backup_pipeline.engine.format.pack import PACK_NAME_BYTES
-from backup_pipeline.engine.operations.packing import READ_BUFFER_BYTES, Content, Packer
+from backup_pipeline.engine.operations.packing import Content, Packer
 from backup_pipeline.engine.progress import Meter
 from backup_pipeline.sources.base import GOOD, TORN, Details, Reader, Source, Unreadable
 
@@ -119,7 +120,7 @@ class EntryReader:
         self._packer.wait_through(self._packer.submitted)
         self._settle()
         if self._solid is not None:
-            self._packer.buffers.put(self._solid)
+            self._packer.buffers.give_back(self._solid)
             self._solid = None
 
     def _note_problems(self, rows: pa.RecordBatch, states: Mapping[int, tuple[str, str]]) -> None:
@@ -157,16 +158,16 @@ class EntryReader:
                 small = False
                 continue
             if details.steady or attempt == MOST_TRIES:
-                self.read_bytes += details.size
+                self.read_bytes += details.size - sum(length for _, length in details.holes)
                 return content, details
             attempt += 1
 
     def _read_small(self, reader: Reader, size: int, attempt: int) -> tuple[Content, Details]:
         if self._solid is None or self._solid_end >= SOLID_TARGET_BYTES:
             self._flush()
-            self._solid = self._packer.take_buffer(SOLID_BUFFER_BYTES)
+            self._solid = self._packer.buffers.take()
         start = end = self._solid_end
-        room = memoryview(self._solid)
+        room = memoryview(self._solid)[:SOLID_BUFFER_BYTES]
         try:
             while count := reader.read_into(room[end:]):
                 end += count
@@ -198,7 +199,7 @@ class EntryReader:
 
     def _read_large(self, reader: Reader) -> tuple[Content, Details]:
         content, packer = Content(), self._packer
-        buffer = packer.take_buffer(READ_BUFFER_BYTES)
+        buffer = packer.buffers.take()
         filled, ended = 0, False
         try:
             while not ended:
@@ -212,16 +213,16 @@ class EntryReader:
                     self._meter.show()
                 pieces = list(self._chunker.cut(view[:filled], last=ended))
                 cut = pieces[-1][0] + pieces[-1][1] if pieces else 0
-                following = packer.take_buffer(READ_BUFFER_BYTES)
+                following = packer.buffers.take()
                 filled -= cut
                 memoryview(following)[:filled] = view[cut : cut + filled]
                 packer.chunks(buffer, content, pieces)
                 buffer = following
         except BaseException:
-            packer.buffers.put(buffer)
+            packer.buffers.give_back(buffer)
             _give_up(reader)
             raise
-        packer.buffers.put(buffer)
+        packer.buffers.give_back(buffer)
         return content, reader.finish()
 
 
@@ -247,19 +248,19 @@ def _finished(pending: _Pending, index: ChunkIndex, packer: Packer | None = None
         states, reasons = columns["state"].to_pylist(), columns["reason"].to_pylist()
         for number, (state, reason) in pending.states.items():
             states[number], reasons[number] = state, reason
-        columns["state"] = pa.array(states, pa.string())
-        columns["reason"] = pa.array(reasons, pa.string())
-    sizes: list[int] = columns["size"].to_pylist()
-    for number, one in enumerate(details):
-        if one is not None and pending.contents[number] is not None:
-            sizes[number] = one.size
-    columns["size"] = pa.array(sizes, pa.int64())
+        columns["state"], columns["reason"] = states, reasons
+    columns["size"] = [
+        size if one is None or content is None else one.size
+        for size, one, content in zip(
+            columns["size"].to_pylist(), details, pending.contents, strict=True
+        )
+    ]
+    marks = [one.mark if one else _NO_MARK for one in details]
     for name in _MARKED:
-        values = columns[name].to_pylist()
-        for number, one in enumerate(details):
-            if one is not None and name in one.mark:
-                values[number] = one.mark[name]
-        columns[name] = pa.array(values, columns[name].type)
+        scanned = columns[name].to_pylist()
+        seen = [mark.get(name, old) for mark, old in zip(marks, scanned, strict=True)]
+        if seen != scanned:
+            columns[name] = seen
     columns["link_target"] = [one.link_target if one else None for one in details]
     columns["content_type"] = [one.content_type if one else None for one in details]
     columns["metadata"] = [_pairs(one.metadata) if one else None for one in details]
@@ -282,6 +283,7 @@ def _finished(pending: _Pending, index: ChunkIndex, packer: Packer | None = None
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
 
+_NO_MARK: dict[str, int | str | None] = {}
 _MARKED = ("mtime_ns", "ctime_ns", "inode", "mode", "uid", "gid", "etag", "version_id")
 
 
@@ -293,31 +295,22 @@ def chunk_column(
     ids: Sequence[Sequence[bytes] | None], index: ChunkIndex, packer: Packer | None = None
 ) -> pa.Array:
     """Lists of chunks, packs by number, from lists of ids."""
-    offsets: list[int | None] = [0]
-    flat: list[bytes] = []
-    mask: list[bool] = []
-    for one in ids:
-        mask.append(one is None)
-        if one is not None:
-            flat.extend(one)
-        offsets.append(len(flat))
-    places: list[Place] = []
-    for identity in flat:
-        place = index.place(identity)
-        if place is None:
-            # Claimed by a task behind ours that is not done yet.
-            assert packer is not None
-            packer.wait_through(packer.submitted)
-            place = index.place(identity)
-            assert place is not None
-        places.append(place)
-    values = list(zip(*places, strict=True)) if places else [()] * 7
-    fields = [pa.array(column, _NUMBERED.field(i).type) for i, column in enumerate(values)]
+    flat = [identity for one in ids if one is not None for identity in one]
+    places = index.places(flat)
+    if places is None:  # some are claimed by tasks behind ours that are not done yet
+        assert packer is not None
+        packer.wait_through(packer.submitted)
+        places = index.places(flat)
+        assert places is not None
+    fields = [pa.array(np.ascontiguousarray(column), pa.uint32()) for column in places.T]
     packed = pa.StructArray.from_arrays(
         [*fields, pa.array(flat, CHUNK_TYPE.field("id").type)], fields=list(_NUMBERED)
     )
+    offsets = np.zeros(len(ids) + 1, np.int32)
+    np.cumsum([len(one) if one is not None else 0 for one in ids], out=offsets[1:])
+    absent = pa.array([one is None for one in ids], pa.bool_())
     return pa.ListArray.from_arrays(
-        pa.array(offsets, pa.int32()), packed, type=pa.list_(_NUMBERED), mask=pa.array(mask)
+        pa.array(offsets), packed, type=pa.list_(_NUMBERED), mask=absent
     )
 
 
@@ -326,10 +319,13 @@ def rows_with_names(batches: Sequence[pa.RecordBatch], names: Sequence[bytes]) -
     schema = manifest_schema()
     if not batches:
         return schema.empty_table()
-    table = pa.Table.from_batches(batches).combine_chunks()
-    lists = table.column("chunks").combine_chunks()
-    packed = lists.values
     by_number = pa.array(names, pa.binary(PACK_NAME_BYTES))
+    return pa.Table.from_batches([_with_names(batch, by_number, schema) for batch in batches])
+
+
+def _with_names(batch: pa.RecordBatch, by_number: pa.Array, schema: pa.Schema) -> pa.RecordBatch:
+    lists: Any = batch.column("chunks")
+    packed = lists.values
     fields = [by_number.take(packed.field("pack"))] + [
         packed.field(i) for i in range(1, packed.type.num_fields)
     ]
@@ -337,5 +333,5 @@ def rows_with_names(batches: Sequence[pa.RecordBatch], names: Sequence[bytes]) -
     chunks = pa.ListArray.from_arrays(
         lists.offsets, named, type=schema.field("chunks").type, mask=lists.is_null()
     )
-    at = table.schema.get_field_index("chunks")
-    return table.set_column(at, "chunks", chunks).cast(schema)
+    columns = [chunks if f.name == "chunks" else batch.column(f.name) for f in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
