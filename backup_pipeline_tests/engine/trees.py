@@ -9,8 +9,9 @@ import random
 import shutil
 import socket
 import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,7 @@ SIZES = (
     READ_BUFFER_BYTES + CHUNK_LEAST_BYTES,
 )
 MODES = (0o644, 0o600, 0o444, 0o000, 0o755, 0o4755, 0o2750, 0o1777)
+NOBODY = 65534
 OLD_NS = 1_500_000_000_123_456_789
 
 # Operation, and three numbers that choose among what there is.
@@ -311,3 +313,37 @@ def _remove(path: bytes) -> None:
         shutil.rmtree(path)
     else:
         os.unlink(path)
+
+
+@contextmanager
+def no_privileges() -> Iterator[None]:
+    """Within it this process may do no more than any user; a change of user needs root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+@contextmanager
+def place_of_nobody() -> Iterator[Path]:
+    """A folder that a user without privileges owns and may reach."""
+    top = Path(tempfile.mkdtemp(prefix="backup-pipeline-test-"))
+    try:
+        if os.geteuid() == 0:
+            os.chown(top, NOBODY, NOBODY)
+        yield top
+    finally:
+        for folder, names, _ in os.walk(top):
+            for name in names:
+                if not os.path.islink(os.path.join(folder, name)):
+                    os.chmod(os.path.join(folder, name), 0o700)
+        shutil.rmtree(top)

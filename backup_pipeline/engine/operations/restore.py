@@ -59,6 +59,7 @@ class RestoreReport:
         written_files: Files written.
         written_bytes: Their logical bytes.
         skipped_files: Files that were there and right already.
+        replaced_files: Other files and links that were, or would be, replaced.
         damage: Entries that could not be restored, with the reason.
         notices: What else is worth knowing.
         duration_s: Seconds it took.
@@ -226,11 +227,12 @@ class _Restore:
                 result.bytes += row["size"]
         result.written_files = len(work.wanted) + len(work.links)
         result.written_bytes = sum(self.rows[number]["size"] for number in work.wanted)
-        result.skipped_files = len(work.right)
+        right = [row for number in work.right if (row := self.rows[number])["type"] in WITH_BYTES]
+        result.skipped_files = len(right)
         result.replaced_files = work.replaced
         self.meter.total_bytes = result.bytes
         self.meter.total_entries = result.entries
-        self.meter.add(sum(self.rows[number]["size"] for number in work.right), len(work.right))
+        self.meter.add(sum(row["size"] for row in right), len(right))
         return work
 
     def _write(self, work: Work) -> None:
@@ -342,19 +344,20 @@ class _Restore:
         target = self.target
         with Refusals(target, b"") as at:
             for number in work.right:
-                at.path = self.rows[number]["path"]
-                self._metadata(self.rows[number], target.open_read(at.path))
+                row = self.rows[number]
+                at.path = row["path"]
+                if row["type"] == "symlink":
+                    self._link_metadata(row)
+                else:
+                    self._metadata(row, target.open_read(at.path))
             for number, first in work.links:
                 at.path = self.rows[number]["path"]
                 self._link(self.rows[first]["path"], at.path)
             for number in work.symlinks:
                 row = self.rows[number]
                 at.path = row["path"]
-                if number not in work.in_place or target.read_link(at.path) != row["link_target"]:
-                    target.symlink(row["link_target"], at.path)
-                folder, name = split(at.path)
-                notices = set_link_metadata(name, target.folder(folder), row, owners=self.owners)
-                self._tell(row, notices)
+                target.symlink(row["link_target"], at.path)
+                self._link_metadata(row)
             for row in reversed(self.rows):
                 if row["type"] == "directory":
                     at.path = row["path"]
@@ -366,6 +369,11 @@ class _Restore:
             self.result.written_files -= 1
         else:
             self.target.link(first, path)
+
+    def _link_metadata(self, row: dict[str, Any]) -> None:
+        folder, name = split(row["path"])
+        fd = self.target.folder(folder)
+        self._tell(row, set_link_metadata(name, fd, row, owners=self.owners))
 
     def _metadata(self, row: dict[str, Any], fd: int) -> None:
         try:

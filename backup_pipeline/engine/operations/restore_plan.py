@@ -28,7 +28,7 @@ class Work:
 
     Attributes:
         wanted: Files to write.
-        right: Files whose bytes are right already; their metadata is set.
+        right: Files and symbolic links that are right already; their metadata is set.
         links: Further names of a file: (row, row of the first name).
         symlinks: Symbolic links to make.
         in_place: Rows at whose path there is something.
@@ -93,8 +93,11 @@ class _Plan:
             if row["state"] in _LOST:
                 work.lost.append(number)
             elif row["type"] == "symlink":
+                if there is not None and self._points_right(row, there):
+                    work.right.append(number)
+                    continue
                 work.symlinks.append(number)
-                work.replaced += there is not None and not stat.S_ISLNK(there.st_mode)
+                work.replaced += there is not None
             elif row["type"] not in WITH_BYTES:
                 continue
             elif there is not None and first in right and os.path.samestat(there, found[first]):
@@ -144,6 +147,10 @@ class _Plan:
             f"where the snapshot has a {there}; nothing was changed",
             "restore to an empty directory, or move it aside",
         )
+
+    def _points_right(self, row: dict[str, Any], found: os.stat_result) -> bool:
+        is_link = stat.S_ISLNK(found.st_mode)
+        return is_link and self.target.read_link(row["path"]) == row["link_target"]
 
     def _is_right(self, number: int, found: os.stat_result) -> bool:
         """Whether an existing file already holds the wanted bytes; it is read to know."""
