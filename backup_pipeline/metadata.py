@@ -67,7 +67,6 @@ _NUMBERS = (
     "integrity",
 )
 _TIMES = ("started_at", "captured_at", "finished_at")
-_WORDS = ("day", "kind", "timing", "status", "chain", "digest", "parent", "base")
 
 
 def snapshot_metadata(
@@ -88,39 +87,48 @@ def snapshot_metadata(
     said: dict[str, Any] = {
         DATASET: snapshot["dataset"],
         key("tier"): snapshot["tier"],
-        key("snapshot"): snapshot["id"],
+        **_words(snapshot, ("day", "kind", "timing", "status")),
         key("late"): snapshot["timing"] == "late",
     }
-    said |= {key(name): snapshot[name] for name in _WORDS if snapshot.get(name)}
+    if reason:
+        said[key("reason")] = reason
+    if notices:
+        said[key("notices")] = dg.MetadataValue.md("\n".join(f"- {line}" for line in notices))
+    if stored is not None:
+        day = date.fromisoformat(snapshot["day"])
+        said[key("stored_last_30_days")] = history_picture(stored, day)
     said |= {key(name): snapshot[name] for name in _NUMBERS if snapshot.get(name) is not None}
+    said |= _changes(snapshot.get("changes") or {})
+    if snapshot.get("problem_count"):
+        said[key("problem_count")] = int(snapshot["problem_count"])
+        said[key("problems")] = _problems_table(snapshot.get("problems") or ())
+    said[key("snapshot")] = snapshot["id"]
+    said |= _words(snapshot, ("digest", "chain", "parent", "base"))
+    origin = snapshot.get("origin")
+    if origin:
+        said[key("copied_from")] = f"{origin.get('tier')}: {origin.get('snapshot')}"
+        said[key("synthetic")] = bool(snapshot.get("synthetic"))
     said |= {
         key(name): dg.MetadataValue.timestamp(datetime.fromisoformat(snapshot[name]))
         for name in _TIMES
         if snapshot.get(name)
     }
-    changes = snapshot.get("changes") or {}
-    said |= {
+    said[key("restore")] = dg.MetadataValue.md(f"`{_restore_line(snapshot)}`")
+    return said
+
+
+def _words(snapshot: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
+    return {key(name): snapshot[name] for name in names if snapshot.get(name)}
+
+
+def _changes(changes: Mapping[str, Any]) -> dict[str, Any]:
+    said: dict[str, Any] = {
         key(f"entries_{name}"): int(changes[name])
         for name in ("added", "changed", "deleted")
         if name in changes
     }
     if changes.get("largest"):
         said[key("largest_changes")] = _changes_table(changes["largest"])
-    if snapshot.get("problem_count"):
-        said[key("problem_count")] = int(snapshot["problem_count"])
-        said[key("problems")] = _problems_table(snapshot.get("problems") or ())
-    origin = snapshot.get("origin")
-    if origin:
-        said[key("copied_from")] = f"{origin.get('tier')}: {origin.get('snapshot')}"
-        said[key("synthetic")] = bool(snapshot.get("synthetic"))
-    if reason:
-        said[key("reason")] = reason
-    if notices:
-        said[key("notices")] = dg.MetadataValue.md("\n".join(f"- {line}" for line in notices))
-    said[key("restore")] = dg.MetadataValue.md(f"`{_restore_line(snapshot)}`")
-    if stored is not None:
-        day = date.fromisoformat(snapshot["day"])
-        said[key("stored_last_30_days")] = history_picture(stored, day)
     return said
 
 

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from urllib.parse import urlsplit
 
 import dagster as dg
 
@@ -48,7 +47,9 @@ class BackupTranslator:
             key=[NAMESPACE, tier.name, *dataset_key(dataset).path],
             description=self._description(dataset, tier),
             group_name=_group(dataset),
-            kinds={NAMESPACE, dataset.source.kind},
+            # The graph labels an asset with the end of its key, which all tiers share: the store's
+            # name beside it tells them apart.
+            kinds={NAMESPACE, tier.store, dataset.source.kind},
             deps=[upstream_dep(dataset)] if tier.reads_source else [],
             metadata={
                 DATASET: dataset.key,
@@ -197,9 +198,7 @@ def _tier_asset(
     return TierAsset(
         dataset=dataset,
         tier=tier,
-        spec=spec.replace_attributes(
-            deps=deps, partitions_def=partitions, kinds=_with_store(spec.kinds, plan, tier)
-        ),
+        spec=spec.replace_attributes(deps=deps, partitions_def=partitions),
         partitions=partitions,
         pool=dataset.run.pool or f"{name}_{tier.store}",
         repository=hashlib.sha256(f"{tier.name}\0{dataset.key}".encode()).hexdigest()[:32],
@@ -265,13 +264,6 @@ def _partitions_by_key(
         specs = [asset] if isinstance(asset, dg.AssetSpec) else asset.specs
         known |= {spec.key: spec.partitions_def for spec in specs}
     return known
-
-
-def _with_store(kinds: set[str], plan: Plan, tier: Tier) -> set[str]:
-    """Adds the store's kind, where Dagster's limit of three leaves room."""
-    scheme = urlsplit(plan.stores[tier.store].display_url).scheme
-    kind = {"file": "disk"}.get(scheme, scheme)
-    return {*kinds, kind} if kind and len(kinds) < 3 else kinds
 
 
 def _group(dataset: Dataset) -> str:

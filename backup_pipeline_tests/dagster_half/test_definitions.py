@@ -34,7 +34,7 @@ def test_the_definitions_of_a_plan_load(project: Make) -> None:
     specs = {spec.key: spec for spec in one.defs.resolve_all_asset_specs()}
     spec = specs[backup_key("local")]
     assert spec.group_name == "backup"
-    assert spec.kinds == {"backup", "files", "disk"}
+    assert spec.kinds == {"backup", "files", "local"}
     assert spec.metadata["backup/dataset"] == "vision/a"
     assert {key.name for key in one.defs.resolve_asset_graph().asset_check_keys} == {
         "complete",
