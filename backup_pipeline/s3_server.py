@@ -272,8 +272,9 @@ def _flags(
         "-s3.autoCreateBucket=false",
         "-s3.allowDeleteBucketNotEmpty=false",
         "-s3.iam.readOnly=false",
-        f"-filer.localSocket={contents / 'filer.sock'}",
-        f"-s3.localSocket={contents / 's3.sock'}",
+        # Relative to the working directory: the path of a socket may have 107 bytes at most.
+        "-filer.localSocket=filer.sock",
+        "-s3.localSocket=s3.sock",
     ]
 
 

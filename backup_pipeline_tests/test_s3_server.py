@@ -41,15 +41,16 @@ def test_two_servers_run_side_by_side_and_know_nothing_of_each_other(
         open_store(mixed).put("a", b"1")
 
 
-def test_contents_outlive_the_server(tmp_path: Path) -> None:
-    with S3Server(tmp_path / "s3") as server:
+def test_contents_outlive_the_server_in_a_directory_however_deep(tmp_path: Path) -> None:
+    deep = tmp_path / ("deeper" * 10) / ("than a socket's path may be" * 2)
+    with S3Server(deep) as server:
         pid = server.pid
         assert pid is not None
         open_store(server.options("s3://backups/p")).put("a", bytes(3 << 20))
         keys = server.access_key, server.secret_key
     assert not is_alive(pid)
     assert server.pid is None
-    again = S3Server(tmp_path / "s3", access_key=keys[0], secret_key=keys[1])
+    again = S3Server(deep, access_key=keys[0], secret_key=keys[1])
     with again:
         assert len(open_store(again.options("s3://backups/p")).get("a")) == 3 << 20
     again.stop()
