@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from array import array
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
 from backup_pipeline.engine.errors import BackupError
 from backup_pipeline.engine.operations.metadata import set_metadata
+from backup_pipeline.engine.operations.rows import Row
 from backup_pipeline.engine.operations.target import Target
 
 __all__ = ["Assembly", "Refusals", "extents"]
@@ -83,7 +85,7 @@ class _File:
 
     __slots__ = ("beside", "failed", "fd", "lock", "name", "remaining", "row")
 
-    def __init__(self, row: dict[str, Any], remaining: int, beside: bool) -> None:
+    def __init__(self, row: Row, remaining: int, beside: bool) -> None:
         self.row = row
         self.remaining = remaining
         self.beside = beside
@@ -106,17 +108,21 @@ class Assembly:
     """
 
     def __init__(
-        self, target: Target, *, owners: bool, done: Callable[[dict[str, Any], list[str]], None]
+        self, target: Target, *, owners: bool, done: Callable[[Row, list[str]], None]
     ) -> None:
         self._target = target
         self._owners = owners
         self._done = done
-        self._files: list[_File] = []
+        self._us = (os.geteuid(), os.getegid())
+        self._rows: list[Row] = []
+        self._pieces = array("Q")
+        self._beside: set[int] = set()
+        self._files: dict[int, _File] = {}  # those begun and not whole, and the failed
         self.failed: set[bytes] = set()
         self._open = 0
         self._lock = threading.Lock()
 
-    def add(self, row: dict[str, Any], pieces: int, *, beside: bool) -> None:
+    def add(self, row: Row, pieces: int, *, beside: bool) -> None:
         """Begin the next file; without pieces it is whole at once.
 
         Args:
@@ -124,56 +130,75 @@ class Assembly:
             pieces: How many pieces will come.
             beside: Whether something is there that stays until the file is whole.
         """
-        file = _File(row, pieces, beside)
-        self._files.append(file)
+        number = len(self._rows)
+        self._rows.append(row)
+        self._pieces.append(pieces)
+        if beside:
+            self._beside.add(number)
         if pieces == 0:
-            with Refusals(self._target, file.row["path"]):
-                self._finish(file)
+            with Refusals(self._target, row.path):
+                self._finish(number, self._file(number))
 
     def put(self, number: int, at: int, content: memoryview) -> None:
         """Write a piece of the file that was added with this number, counted from 0."""
-        file = self._files[number]
-        with file.lock, Refusals(self._target, file.row["path"]):
+        file = self._file(number)
+        with file.lock, Refusals(self._target, file.row.path):
             file.remaining -= 1
             if file.failed:
                 return
             self._ensure_open(file)
-            for offset, start, length in extents(file.row["holes"], at, len(content)):
+            for offset, start, length in extents(file.row.holes, at, len(content)):
                 _pwrite(file.fd, content[start : start + length], offset)
             if file.remaining == 0:
-                self._finish(file)
+                self._finish(number, file)
             elif self._open > MOST_OPEN_FILES:
                 self._close(file)
 
-    def fail(self, number: int) -> dict[str, Any] | None:
+    def fail(self, number: int) -> Row | None:
         """Give a file up; its row if that is news."""
-        file = self._files[number]
-        with file.lock, Refusals(self._target, file.row["path"]):
+        file = self._file(number)
+        with file.lock, Refusals(self._target, file.row.path):
             if file.failed:
                 return None
             file.failed = True
-            self.failed.add(file.row["path"])
+            self.failed.add(file.row.path)
             self._discard(file)
         return file.row
 
     def abandon(self) -> None:
         """Take away what was begun and is not whole."""
-        for file in self._files:
-            with Refusals(self._target, file.row["path"]):
+        for file in self._files.values():
+            with Refusals(self._target, file.row.path):
                 self._discard(file)
+
+    def _file(self, number: int) -> _File:
+        with self._lock:
+            file = self._files.get(number)
+            if file is None:
+                beside = number in self._beside
+                file = _File(self._rows[number], self._pieces[number], beside)
+                self._files[number] = file
+            return file
 
     def _ensure_open(self, file: _File) -> None:
         if file.fd >= 0:
             return
         row = file.row
         if file.name is None:
-            file.fd, file.name = self._target.create(row["path"], beside=file.beside)
-            if row["holes"] or file.remaining > 0:
-                os.ftruncate(file.fd, row["size"])
+            mode = 0o600 if file.remaining else self._first_mode(row)
+            file.fd, file.name = self._target.create(row.path, beside=file.beside, mode=mode)
+            if row.holes or file.remaining > 0:
+                os.ftruncate(file.fd, row.size)
         else:
-            file.fd = self._target.reopen(row["path"], file.name)
+            file.fd = self._target.reopen(row.path, file.name)
         with self._lock:
             self._open += 1
+
+    def _first_mode(self, row: Row) -> int:
+        """The mode that a file made whole at once will have, where nothing forbids it so early:
+        another owner to come, or attributes, which a file closed to writing does not take."""
+        strange = self._owners and (row.uid, row.gid) != self._us
+        return 0o600 if strange or row.xattrs or row.mode is None else row.mode & 0o777
 
     def _close(self, file: _File) -> None:
         if file.fd >= 0:
@@ -182,20 +207,22 @@ class Assembly:
             with self._lock:
                 self._open -= 1
 
-    def _finish(self, file: _File) -> None:
+    def _finish(self, number: int, file: _File) -> None:
         """All is written: metadata, and into its place."""
         self._ensure_open(file)
         notices = set_metadata(file.fd, file.row, owners=self._owners, fresh=True)
         self._close(file)
         assert file.name is not None
-        self._target.move_in(file.row["path"], file.name)
+        self._target.move_in(file.row.path, file.name)
         file.name = None
+        with self._lock:
+            del self._files[number]
         self._done(file.row, notices)
 
     def _discard(self, file: _File) -> None:
         self._close(file)
         if file.name is not None:
-            self._target.remove(file.row["path"], file.name)
+            self._target.remove(file.row.path, file.name)
             file.name = None
 
 

@@ -34,6 +34,7 @@ from backup_pipeline.engine.operations.frames import (
 from backup_pipeline.engine.operations.metadata import set_link_metadata, set_metadata
 from backup_pipeline.engine.operations.packing import thread_count
 from backup_pipeline.engine.operations.restore_plan import WITH_BYTES, Work, plan
+from backup_pipeline.engine.operations.rows import Row, rows_of
 from backup_pipeline.engine.operations.target import Target
 from backup_pipeline.engine.progress import Meter, Report
 from backup_pipeline.engine.repository import Repository
@@ -41,10 +42,6 @@ from backup_pipeline.engine.repository import Repository
 __all__ = ["RestoreReport", "restore", "restore_rows"]
 
 MOST_NOTICES = 100
-_COLUMNS = (
-    *("path", "type", "state", "reason", "size", "mtime_ns", "inode", "device", "links"),
-    *("mode", "uid", "gid", "link_target", "xattrs", "holes"),
-)
 
 
 @dataclass(slots=True)
@@ -183,7 +180,7 @@ class _Restore:
         self.owners = os.geteuid() == 0
         self.table = table
         self.lists = table.column("chunks").combine_chunks()
-        self.rows: list[dict[str, Any]] = table.select(list(_COLUMNS)).to_pylist()
+        self.rows = list(rows_of(table))
         self.assembly = Assembly(target, owners=self.owners, done=self._done)
         self.lock = threading.Lock()
         self.meter = Meter(f"restore {result.dataset} {result.day}", report)
@@ -216,37 +213,38 @@ class _Restore:
             work = plan(self.rows, self.lists, self.target, self.identity_key, at)
         for number in work.lost:
             row = self.rows[number]
-            result.lose(row["path"], f"{row['state']} when it was backed up: {row['reason']}")
+            result.lose(row.path, f"{row.state} when it was backed up: {row.reason}")
         for row in self.rows:
-            if row["state"] == "skipped":
-                result.notice(f"{printable(row['path'])}: a {row['type']} is not restored")
-            elif row["state"] == "torn":
-                result.notice(f"{printable(row['path'])}: it changed while it was backed up")
-            if row["type"] in WITH_BYTES:
+            if row.state == "skipped":
+                result.notice(f"{printable(row.path)}: a {row.type} is not restored")
+            elif row.state == "torn":
+                result.notice(f"{printable(row.path)}: it changed while it was backed up")
+            if row.type in WITH_BYTES:
                 result.files += 1
-                result.bytes += row["size"]
+                result.bytes += row.size
         result.written_files = len(work.wanted) + len(work.links)
-        result.written_bytes = sum(self.rows[number]["size"] for number in work.wanted)
-        right = [row for number in work.right if (row := self.rows[number])["type"] in WITH_BYTES]
+        result.written_bytes = sum(self.rows[number].size for number in work.wanted)
+        right = [row for number in work.right if (row := self.rows[number]).type in WITH_BYTES]
         result.skipped_files = len(right)
         result.replaced_files = work.replaced
         self.meter.total_bytes = result.bytes
         self.meter.total_entries = result.entries
-        self.meter.add(sum(row["size"] for row in right), len(right))
+        self.meter.add(sum(row.size for row in right), len(right))
         return work
 
     def _write(self, work: Work) -> None:
         """Folders, then files, chunks pack by pack."""
         with Refusals(self.target, b"") as at:
             for row in self.rows:
-                at.path = row["path"]
-                if row["type"] == "directory":
-                    self.target.make_folder(row["path"])
+                at.path = row.path
+                if row.type == "directory":
+                    self.target.make_folder(row.path)
             for number in work.wanted:
-                at.path = self.rows[number]["path"]
+                at.path = self.rows[number].path
                 self.target.make_folders_above(at.path)
         counts = self.lists.value_lengths().fill_null(0).to_pylist()
-        frames = FramePlan(self.table.take(pa.array(work.wanted, pa.int64())))
+        wanted = pa.array(work.wanted, pa.int64())
+        frames = FramePlan(self.table.select(["chunks"]).take(wanted))
         failures: list[BaseException] = []
         slots = threading.Semaphore(thread_count() * 2)
 
@@ -303,10 +301,10 @@ class _Restore:
                 self._lose(frame, error.message)
                 continue
             self._put(frame, memoryview(raw))
-            self.meter.show()
 
     def _put(self, frame: FetchedFrame, raw: memoryview) -> None:
         known: dict[tuple[int, int], bool] = {}
+        done = 0
         for piece in frame.pieces:
             content = raw[piece.inner : piece.inner + piece.size]
             key = (piece.inner, piece.size)
@@ -314,9 +312,10 @@ class _Restore:
                 known[key] = blake3(content, key=self.identity_key).digest() == piece.id
             if known[key]:
                 self.assembly.put(piece.row, piece.at, content)
-                self.meter.add(len(content), 0)
+                done += piece.size
             else:
                 self._give_up(piece.row, f"a chunk in frame {frame.ordinal} has another id")
+        self.meter.add(done, 0)
 
     def _lose(self, frame: FetchedFrame, reason: str) -> None:
         for piece in frame.pieces:
@@ -327,17 +326,17 @@ class _Restore:
         if row is None:
             return
         with self.lock:
-            self.result.lose(row["path"], reason)
+            self.result.lose(row.path, reason)
             self.result.written_files -= 1
-            self.result.written_bytes -= row["size"]
+            self.result.written_bytes -= row.size
 
-    def _done(self, row: dict[str, Any], notices: list[str]) -> None:
+    def _done(self, row: Row, notices: list[str]) -> None:
         self._tell(row, notices)
         self.meter.add(0, 1)
 
-    def _tell(self, row: dict[str, Any], notices: list[str]) -> None:
+    def _tell(self, row: Row, notices: list[str]) -> None:
         for notice in notices:
-            self.result.notice(f"{printable(row['path'])}: {notice}")
+            self.result.notice(f"{printable(row.path)}: {notice}")
 
     def _finish(self, work: Work) -> None:
         """Metadata of files that were right, links, and the folders' own from the deepest up."""
@@ -345,22 +344,22 @@ class _Restore:
         with Refusals(target, b"") as at:
             for number in work.right:
                 row = self.rows[number]
-                at.path = row["path"]
-                if row["type"] == "symlink":
+                at.path = row.path
+                if row.type == "symlink":
                     self._link_metadata(row)
                 else:
                     self._metadata(row, target.open_read(at.path))
             for number, first in work.links:
-                at.path = self.rows[number]["path"]
-                self._link(self.rows[first]["path"], at.path)
+                at.path = self.rows[number].path
+                self._link(self.rows[first].path, at.path)
             for number in work.symlinks:
                 row = self.rows[number]
-                at.path = row["path"]
-                target.symlink(row["link_target"], at.path)
+                at.path = row.path
+                target.symlink(row.link_target or b"", at.path)
                 self._link_metadata(row)
             for row in reversed(self.rows):
-                if row["type"] == "directory":
-                    at.path = row["path"]
+                if row.type == "directory":
+                    at.path = row.path
                     self._metadata(row, os.dup(target.folder(at.path)))
 
     def _link(self, first: bytes, path: bytes) -> None:
@@ -370,12 +369,12 @@ class _Restore:
         else:
             self.target.link(first, path)
 
-    def _link_metadata(self, row: dict[str, Any]) -> None:
-        folder, name = split(row["path"])
+    def _link_metadata(self, row: Row) -> None:
+        folder, name = split(row.path)
         fd = self.target.folder(folder)
         self._tell(row, set_link_metadata(name, fd, row, owners=self.owners))
 
-    def _metadata(self, row: dict[str, Any], fd: int) -> None:
+    def _metadata(self, row: Row, fd: int) -> None:
         try:
             self._tell(row, set_metadata(fd, row, owners=self.owners, fresh=False))
         finally:

@@ -12,6 +12,7 @@ from blake3 import blake3
 
 from backup_pipeline.engine.errors import BackupError
 from backup_pipeline.engine.operations.assembly import Refusals, extents
+from backup_pipeline.engine.operations.rows import Row
 from backup_pipeline.engine.operations.target import Target
 
 __all__ = ["WITH_BYTES", "Work", "plan"]
@@ -45,9 +46,7 @@ class Work:
     replaced: int = 0
 
 
-def plan(
-    rows: list[dict[str, Any]], lists: Any, target: Target, identity_key: bytes, at: Refusals
-) -> Work:
+def plan(rows: list[Row], lists: Any, target: Target, identity_key: bytes, at: Refusals) -> Work:
     """Look at every path of the target that rows name.
 
     Args:
@@ -64,9 +63,7 @@ def plan(
 
 
 class _Plan:
-    def __init__(
-        self, rows: list[dict[str, Any]], lists: Any, target: Target, identity_key: bytes
-    ) -> None:
+    def __init__(self, rows: list[Row], lists: Any, target: Target, identity_key: bytes) -> None:
         self.rows = rows
         self.lists = lists
         self.target = target
@@ -77,8 +74,8 @@ class _Plan:
         work, first_of = self.work, self._first_names()
         found: dict[int, os.stat_result] = {}
         for number, row in enumerate(self.rows):
-            at.path = row["path"]
-            there = self.target.lookup(row["path"])
+            at.path = row.path
+            there = self.target.lookup(row.path)
             if there is not None:
                 self._refuse_obstacle(row, there)
                 found[number] = there
@@ -88,17 +85,17 @@ class _Plan:
         )
         right = set[int]()
         for number, row in enumerate(self.rows):
-            at.path = row["path"]
+            at.path = row.path
             first, there = first_of.get(number, number), found.get(number)
-            if row["state"] in _LOST:
+            if row.state in _LOST:
                 work.lost.append(number)
-            elif row["type"] == "symlink":
+            elif row.type == "symlink":
                 if there is not None and self._points_right(row, there):
                     work.right.append(number)
                     continue
                 work.symlinks.append(number)
                 work.replaced += there is not None
-            elif row["type"] not in WITH_BYTES:
+            elif row.type not in WITH_BYTES:
                 continue
             elif there is not None and first in right and os.path.samestat(there, found[first]):
                 right.add(number)
@@ -121,12 +118,12 @@ class _Plan:
 
     def _first_names(self) -> dict[int, int]:
         """For each further name of a file, the row of its first; both have the same content."""
-        firsts: dict[tuple[int, int], int] = {}
+        firsts: dict[tuple[int | None, int | None], int] = {}
         found: dict[int, int] = {}
         for number, row in enumerate(self.rows):
-            if (row["links"] or 0) < 2 or row["type"] != "file" or row["state"] in _LOST:
+            if (row.links or 0) < 2 or row.type != "file" or row.state in _LOST:
                 continue
-            first = firsts.setdefault((row["device"], row["inode"]), number)
+            first = firsts.setdefault((row.device, row.inode), number)
             # Numbers alone may deceive: a device's may have gone to another since a restart.
             if first != number and self._content(first) == self._content(number):
                 found[number] = first
@@ -135,39 +132,39 @@ class _Plan:
     def _content(self, number: int) -> tuple[Any, ...]:
         row = self.rows[number]
         ids = [chunk["id"] for chunk in self.lists[number].as_py() or ()]
-        return row["size"], row["mtime_ns"], row["holes"], ids
+        return row.size, row.mtime_ns, row.holes, ids
 
-    def _refuse_obstacle(self, row: dict[str, Any], found: os.stat_result) -> None:
+    def _refuse_obstacle(self, row: Row, found: os.stat_result) -> None:
         is_folder = stat.S_ISDIR(found.st_mode)
-        if row["type"] not in _MADE or is_folder == (row["type"] == "directory"):
+        if row.type not in _MADE or is_folder == (row.type == "directory"):
             return
         here, there = ("folder", "file") if is_folder else ("file or link", "folder")
         raise BackupError(
-            f"a {here} is in the way at {self.target.shown(row['path'])}, "
+            f"a {here} is in the way at {self.target.shown(row.path)}, "
             f"where the snapshot has a {there}; nothing was changed",
             "restore to an empty directory, or move it aside",
         )
 
-    def _points_right(self, row: dict[str, Any], found: os.stat_result) -> bool:
+    def _points_right(self, row: Row, found: os.stat_result) -> bool:
         is_link = stat.S_ISLNK(found.st_mode)
-        return is_link and self.target.read_link(row["path"]) == row["link_target"]
+        return is_link and self.target.read_link(row.path) == row.link_target
 
     def _is_right(self, number: int, found: os.stat_result) -> bool:
         """Whether an existing file already holds the wanted bytes; it is read to know."""
         row = self.rows[number]
-        if not stat.S_ISREG(found.st_mode) or found.st_size != row["size"]:
+        if not stat.S_ISREG(found.st_mode) or found.st_size != row.size:
             return False
         try:
-            fd = self.target.open_read(row["path"])
+            fd = self.target.open_read(row.path)
         except PermissionError:
             return False  # it can be replaced all the same
         try:
-            return self._has_chunks(fd, number) and _has_zeros(fd, row["holes"] or ())
+            return self._has_chunks(fd, number) and _has_zeros(fd, row.holes or ())
         finally:
             os.close(fd)
 
     def _has_chunks(self, fd: int, number: int) -> bool:
-        at, holes = 0, self.rows[number]["holes"]
+        at, holes = 0, self.rows[number].holes
         for chunk in self.lists[number].as_py() or ():
             digest = blake3(key=self.identity_key)
             for offset, _, length in extents(holes, at, chunk["size"]):

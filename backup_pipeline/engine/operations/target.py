@@ -128,12 +128,13 @@ class Target:
         folder, name = split(path)
         return os.open(name, _READ, dir_fd=self.folder(folder))
 
-    def create(self, path: bytes, *, beside: bool) -> tuple[int, bytes]:
+    def create(self, path: bytes, *, beside: bool, mode: int = 0o600) -> tuple[int, bytes]:
         """Create a file for writing; its descriptor and the name it has for now.
 
         Args:
             path: Where it belongs.
             beside: Whether something is there that stays until the new file is whole.
+            mode: Its mode at first, less the umask.
         """
         folder, name = split(path)
         fd = self.folder(folder)
@@ -141,7 +142,7 @@ class Target:
             name = _name_beside(path)
             with suppress(FileNotFoundError):  # left by a restore that was stopped
                 os.unlink(name, dir_fd=fd)
-        return os.open(name, _WRITE | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=fd), name
+        return os.open(name, _WRITE | os.O_CREAT | os.O_EXCL, mode, dir_fd=fd), name
 
     def reopen(self, path: bytes, name: bytes) -> int:
         """Open a file again that ``create`` made."""
