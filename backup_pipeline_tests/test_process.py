@@ -266,11 +266,19 @@ def _child_of(pid: int) -> int:
 
 
 def test_what_prints_to_standard_output_does_not_break_the_conversation(
-    plan: Plan, environ: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    plan: Plan, environ: dict[str, str], tmp_path: Path
 ) -> None:
     hooks = tmp_path / "hooks"
     hooks.mkdir()
-    (hooks / "sitecustomize.py").write_text("import atexit; print('noise', flush=True)\n")
+    (hooks / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Noise:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'backup_pipeline.runner':\n"
+        '            print(\'{"event": "result", "result": "noise"}\', flush=True)\n'
+        "print('not JSON', flush=True)\n"
+        "sys.meta_path.insert(0, Noise())\n"
+    )
     noisy = environ | {"PYTHONPATH": str(hooks)}
     answer = run_in_process(plan, "backup", {"dataset": DATASET}, environ=noisy)
     assert answer["snapshot"]["files"] == 1

@@ -438,6 +438,10 @@ def test_a_tier_from_the_source_reads_it_and_shares_the_datasets_keys(scene: Sce
     runner = scene.runner(*tiers)
     made = runner.backup(DATASET, "cloud").snapshot
     assert (made.origin, made.timing) == (None, "on-time")
+    # Keys begin in the first tier, whichever tier runs first: two that begin at once meet there.
+    first = runner.places(DATASET)[0].find()
+    assert first is not None
+    assert first.snapshots() == []
     runner.backup(DATASET)
     keys = [repository.keys for repository in runner.repositories(DATASET)]
     assert len(keys) == 2

@@ -83,7 +83,7 @@ class PlanReader(Reader):
     ) -> None:
         self.plan = plan
         self._environ = environ
-        self._out_of_reach: set[str] = set()
+        self._out_of_reach: set[str] = set()  # tiers that this verb could not ask
         super().__init__(
             OpenStores(
                 lambda name: plan.stores[name].options(environ),

@@ -104,12 +104,12 @@ class Runner(PlanReader):
             available=self._days_there(task.dataset),
         )
 
-    def _days_there(self, spec: Dataset, *, but: str | None = None) -> list[date]:
+    def _days_there(self, spec: Dataset) -> list[date]:
         """Days with a good snapshot in any tier that can be asked."""
         return sorted(
             {
                 snapshot.day
-                for repository in self._reachable(spec, but=but)
+                for repository in self._reachable(spec)
                 for snapshot in repository.snapshots()
                 if is_good(snapshot)
             }
