@@ -6,12 +6,17 @@ import os
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from backup_pipeline.demo import run_demo
+from backup_pipeline.demo.datasets import DATASETS
 from backup_pipeline.demo.days import SUNDAY, SimulatedClock, calendar
+from backup_pipeline.demo.history import History, seed
 from backup_pipeline.demo.proof import witness
 from backup_pipeline.engine.errors import UsageError
+from backup_pipeline.plan import load_plan
+from backup_pipeline.runner import Runner
 
 ONE_DAY = timedelta(days=1)
 
@@ -82,3 +87,30 @@ def test_the_demo_backs_up_loses_and_restores_everything(tmp_path: Path) -> None
     assert (
         tmp_path / "demo" / "restored" / "offsite" / "demo" / "model" / "digits.joblib"
     ).exists()
+
+
+@pytest.mark.slow
+def test_the_seeded_history_has_missing_failed_late_and_damaged_days(tmp_path: Path) -> None:
+    history = History(
+        days=15, missed=(2, 3), missed_sunday=1, refused=(3,), damaged=5, checked=(5, 6)
+    )
+    seed(tmp_path, None, None, history=history, say=lambda line: None)
+
+    start = datetime.now(UTC).date() - timedelta(days=history.days)
+    missed = history.missed_days(start)
+    home = str(tmp_path / "dagster_home")
+    with dg.DagsterInstance.local_temp(home) as instance:
+        key = dg.AssetKey(["backup", "local", "demo", "model"])
+        there = instance.fetch_materializations(key, limit=100).records
+        assert {record.partition_key for record in there} == {
+            str(day) for day in history.all_days(start) if day not in missed
+        }
+        failed = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
+        refused = {record.dagster_run.tags.get("dagster/partition") for record in failed}
+        assert str(start + timedelta(days=3)) in refused
+
+    with Runner(load_plan(tmp_path / "backup.yaml")) as runner:
+        assert [one for one in runner.snapshots(DATASETS[0], "cloud") if one.timing == "late"]
+        damaged = start + timedelta(days=5)
+        assert not runner.verify("demo/model", tier="local", day=damaged).ok
+        assert runner.verify("demo/model", tier="local", day=damaged + ONE_DAY).ok

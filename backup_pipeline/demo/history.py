@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -25,16 +26,38 @@ from backup_pipeline.runner import Runner
 from backup_pipeline.s3_server import S3Server
 
 DEFAULT_DIRECTORY = Path(".demo") / "ui"
-DAYS = 60
-MISSED_SUNDAY = 4
-"""Which Sunday of the history had no local backup, so that the cloud tier's is late."""
-MISSED_DAYS = (11, 12, 26, 41)
-REFUSED_DAYS = (12, 26)
-"""Missed days for which a backfill was tried; it failed, as nothing holds them any more."""
-DAMAGED_DAY = 52
-CHECKED_DAYS = (50, 52, 57, 59)
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What happened; days are counted from the first one.
+
+    Attributes:
+        days: How many days lie before today.
+        missed: Days without a backup.
+        missed_sunday: Which Sunday had no local backup either, so that the cloud tier's is late.
+        refused: Missed days for which a backfill was tried and failed, as nothing holds them.
+        damaged: The day whose model has a flipped byte.
+        checked: Days whose stored bytes were checked.
+    """
+
+    days: int = 60
+    missed: tuple[int, ...] = (11, 12, 26, 41)
+    missed_sunday: int = 4
+    refused: tuple[int, ...] = (12, 26)
+    damaged: int = 52
+    checked: tuple[int, ...] = (50, 52, 57, 59)
+
+    def all_days(self, start: date) -> list[date]:
+        """From the first day to today."""
+        return [start + timedelta(days=number) for number in range(self.days + 1)]
+
+    def missed_days(self, start: date) -> set[date]:
+        """The days without a local backup."""
+        sundays = [day for day in self.all_days(start) if day.weekday() == SUNDAY]
+        return {start + timedelta(days=n) for n in self.missed} | {sundays[self.missed_sunday]}
 
 
 def run_ui(
@@ -58,42 +81,49 @@ def run_ui(
     with ExitStack() as servers:
         cloud = servers.enter_context(S3Server(root / "s3" / "cloud"))
         offsite = servers.enter_context(S3Server(root / "s3" / "offsite"))
-        seed(root, cloud, offsite, say)
+        seed(root, cloud, offsite, say=say)
         say(f"opening Dagster on http://127.0.0.1:{port} (Ctrl-C ends it)")
         return _open_dagster(root, port)
 
 
-def seed(root: Path, cloud: S3Server | None, offsite: S3Server | None, say: Say = print) -> None:
-    """Write sixty days of history into a demo's directory, and tell its Dagster home.
+def seed(
+    root: Path,
+    cloud: S3Server | None,
+    offsite: S3Server | None,
+    *,
+    history: History | None = None,
+    say: Say = print,
+) -> None:
+    """Write a history into a demo's directory, and tell its Dagster home.
 
     Args:
         root: The demo's directory.
         cloud: The S3 server of the cloud tier; None for a directory.
         offsite: The same for the offsite tier.
+        history: What happened; sixty days if not given.
         say: Takes each line.
     """
+    history = history or History()
     today = datetime.now(UTC).date()
-    start = today - timedelta(days=DAYS)
+    start = today - timedelta(days=history.days)
     clock = SimulatedClock(datetime.now(UTC))
     scene = Scene(root, start, clock, SMALL_TREE_BYTES)
     plan_file = write_plan(root, start, cloud=cloud, offsite=offsite, automation=True)
     with open_instance(root / "dagster_home") as instance:
         stage = Stage(scene, plan_file, clock, instance)
-        say(f"seeding {DAYS} days of backups of {len(DATASETS)} datasets in three tiers")
-        _live_through(stage, clock, start)
+        say(f"seeding {history.days} days of backups of {len(DATASETS)} datasets in three tiers")
+        _live_through(stage, clock, start, history)
         clock.now = datetime.now(UTC)
-        _report_datasets(stage, start)
+        _report_datasets(stage, history.all_days(start))
         stage.sync()
         say("telling Dagster of refused backfills and of checks, one of them red")
-        _fail_and_check(stage, start)
+        _fail_and_check(stage, start, history)
 
 
-def _live_through(stage: Stage, clock: SimulatedClock, start: date) -> None:
-    sundays = [day for day in _days(start) if day.weekday() == SUNDAY]
-    missed = {start + timedelta(days=number) for number in MISSED_DAYS}
-    missed.add(sundays[MISSED_SUNDAY])
+def _live_through(stage: Stage, clock: SimulatedClock, start: date, history: History) -> None:
+    missed = history.missed_days(start)
     runner, scene = stage.runner, stage.scene
-    for day in _days(start):
+    for day in history.all_days(start):
         clock.set(day, 1)
         written.write_training_data(scene)
         written.train_model(scene)
@@ -120,13 +150,13 @@ def _copy_yesterday(runner: Runner, day: date, start: date, missed: set[date]) -
             runner.backup(dataset, "offsite", day=day)
 
 
-def _fail_and_check(stage: Stage, start: date) -> None:
-    for number in REFUSED_DAYS:
+def _fail_and_check(stage: Stage, start: date, history: History) -> None:
+    for number in history.refused:
         stage.back_up("local", ("demo/training_data",), start + timedelta(days=number))
-    damaged = start + timedelta(days=DAMAGED_DAY)
+    damaged = start + timedelta(days=history.damaged)
     store = stage.scene.directory / "stores" / "local"
     flip_byte(stage.runner, "demo/model", "local", damaged, store)
-    for number in CHECKED_DAYS:
+    for number in history.checked:
         day = start + timedelta(days=number)
         stage.check("matches", "local", WHOLE, day)
         stage.check("restores", "local", ("demo/training_data",), day)
@@ -134,18 +164,14 @@ def _fail_and_check(stage: Stage, start: date) -> None:
         stage.check("fresh", tier, WHOLE, None)
 
 
-def _report_datasets(stage: Stage, start: date) -> None:
+def _report_datasets(stage: Stage, days: list[date]) -> None:
     """The datasets were written without Dagster; tell it, as their own runs would have."""
     for dataset in WHOLE:
         stage.instance.report_runless_asset_event(dg.AssetMaterialization(dataset.split("/")))
-    for day in _days(start):
+    for day in days:
         stage.instance.report_runless_asset_event(
             dg.AssetMaterialization(SLICE.split("/"), partition=day.isoformat())
         )
-
-
-def _days(start: date) -> list[date]:
-    return [start + timedelta(days=number) for number in range(DAYS + 1)]
 
 
 def _open_dagster(root: Path, port: int) -> int:
