@@ -194,15 +194,22 @@ def _argon2id(text: bytes, salt: bytes, memory_kib: int, iterations: int, lanes:
     ).derive(text)
 
 
-def wrap(kek: KeyEncryptionKey, purpose: Purpose, subject: bytes, key: bytes) -> dict[str, Any]:
+def wrap(
+    kek: KeyEncryptionKey,
+    purpose: Purpose,
+    subject: bytes,
+    key: bytes,
+    nonce: bytes | None = None,
+) -> dict[str, Any]:
     """Seal a key for the holder of ``kek``.
 
     Args:
         purpose: What the key is for; bound to the wrap.
         subject: The id of the store, dataset or run that the key is of; bound to the wrap.
         key: The 32-byte key.
+        nonce: 12 bytes, for test vectors alone; random otherwise.
     """
-    nonce = secrets.token_bytes(NONCE_BYTES)
+    nonce = secrets.token_bytes(NONCE_BYTES) if nonce is None else nonce
     sealed = AESGCM(derive(kek.key, "wrap")).encrypt(nonce, key, _wrap_binding(purpose, subject))
     return {
         "kind": SYMMETRIC,

@@ -12,7 +12,7 @@ repositories/<prefix>/      one per dataset; prefix = keyed hash of its name
 from __future__ import annotations
 
 import secrets as random_source
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -150,8 +150,10 @@ def unlock_store(store: Store, secrets: Sequence[Secret], *, create: bool = Fals
         )
     found = key_sets(store, "keys/", mend=create)
     if not found:
-        if not create:
+        if store.list_names("repositories/"):
             raise DamageError(f"{store.url} has lost its key sets", "copy keys/ back into it")
+        if not create:  # being prepared, or its preparation was interrupted
+            raise _nothing_here(store)
         if any(isinstance(secret, Passphrase) for secret in secrets):
             KeyEncryptionKey.refuse_weak(kdf)
         key = random_source.token_bytes(KEY_BYTES)
@@ -177,10 +179,7 @@ def _descriptor(store: Store, secrets: Sequence[Secret], *, create: bool) -> Des
         if isinstance(error, DamageError):
             raise
     if not create or store.list_names("repositories/"):
-        raise NotFound(
-            f"{store.url} holds no backups",
-            "check the URL; the first backup of a plan prepares its stores",
-        )
+        raise _nothing_here(store)
     store.probe().require()
     plain = any(isinstance(secret, Plaintext) for secret in secrets)
     descriptor = Descriptor(
@@ -189,6 +188,13 @@ def _descriptor(store: Store, secrets: Sequence[Secret], *, create: bool) -> Des
         None if plain else KeyEncryptionKey.new_parameters(),
     )
     return put_twice(store, STORE_NAME, encode_descriptor(descriptor), decode_descriptor)
+
+
+def _nothing_here(store: Store) -> NotFound:
+    return NotFound(
+        f"{store.url} holds no backups",
+        "check the URL; the first backup of a plan prepares its stores",
+    )
 
 
 def _from_newest(found: Sequence[KeySet], open_one: Callable[[KeySet], T], where: str) -> T:
@@ -208,7 +214,14 @@ def _from_newest(found: Sequence[KeySet], open_one: Callable[[KeySet], T], where
 
 
 class UnlockedStore:
-    """A store with its key: finds, lists and creates repositories."""
+    """A store with its key: finds, lists and creates repositories.
+
+    Attributes:
+        store: The store itself.
+        id: Its id (hex).
+        encrypted: Whether what is stored is sealed with keys that are not in the store.
+        name_key: Makes prefixes out of datasets' names.
+    """
 
     def __init__(
         self,
@@ -222,11 +235,11 @@ class UnlockedStore:
         self.encrypted = descriptor.encrypted
         self._descriptor = descriptor
         self._keks = keks
-        self._name_key = name_key
+        self.name_key = name_key
 
     def prefix(self, dataset: str) -> str:
         """Where a dataset's repository lies."""
-        return f"repositories/{derive(self._name_key, 'prefix', dataset.encode())[:16].hex()}/"
+        return f"repositories/{derive(self.name_key, 'prefix', dataset.encode())[:16].hex()}/"
 
     def repository(self, dataset: str) -> Repository:
         """Open a dataset's repository.
@@ -339,12 +352,13 @@ class UnlockedStore:
     def _open(self, prefix: str, *, fresh: bool = False) -> Repository | None:
         found = key_sets(self.store, f"{prefix}keys/", mend=fresh)
         if not found:
-            if self.store.list_names(f"{prefix}log/"):
+            if not self.store.list_names(f"{prefix}log/"):
+                return None
+            if self.encrypted:
                 raise DamageError(
                     f"{self.store.url}/{prefix} has lost its key sets",
                     f"copy {prefix}keys/ back into it",
                 )
-            return None
         if self.encrypted:
             keys = _from_newest(
                 found,
@@ -362,7 +376,7 @@ class UnlockedStore:
                 f"{self.store.url}/{prefix} holds {repository.dataset}, which belongs elsewhere",
                 f"move it back to {self.prefix(repository.dataset)}",
             )
-        unknown = self._descriptor.write_features | found[0].write_features
+        unknown = self._descriptor.write_features | (found[0].write_features if found else 0)
         if unknown:
             repository.log.refuse(
                 f"only a later version may write to {repository.dataset} in {self.store.url}"
@@ -479,10 +493,15 @@ class Repository:
         """Where a segment is stored."""
         return f"{self.prefix}manifests/{name}"
 
-    def segment(self, segment: Segment) -> pa.Table:
+    def segment(self, segment: Segment, *, _seen: Set[str] = frozenset()) -> pa.Table:
         """The rows of one segment, checked against its name; chunks where they lie now."""
-        from backup_pipeline.engine.format.manifest import check_rows, decode_segment
+        from backup_pipeline.engine.format.manifest import check_rows, decode_segment, merge
 
+        standing = self.state.replacements.get(f"manifests/{segment.name}")
+        if standing is not None and segment.name not in _seen:
+            seen = {*_seen, segment.name}
+            others = [self.segment(Segment.from_json(one), _seen=seen) for one in standing]
+            return merge(others, keep_deleted=True)
         path = self.segment_path(segment.name)
         try:
             stored = self.store.get(path)
@@ -506,6 +525,7 @@ class Repository:
         return {
             pack_name(name): [pack_name(other) for other in others]
             for name, others in self.state.replacements.items()
+            if name.startswith("packs/")
         }
 
     def _places(self, name: bytes) -> Places:

@@ -8,7 +8,7 @@ from datetime import date
 from typing import Any, cast
 
 from backup_pipeline.engine.errors import DamageError, UsageError
-from backup_pipeline.engine.format.record import Record, Snapshot
+from backup_pipeline.engine.format.record import Record, Segment, Snapshot
 
 __all__ = ["RepositoryState", "best_of"]
 
@@ -36,7 +36,8 @@ class RepositoryState:
         expired: Snapshot id to the reason of its expiry.
         pinned: Snapshot id to the pin's words.
         condemned: Name of an object to the sequence of the record that condemned it.
-        replacements: Name of a pack to the names of the packs that hold its chunks now.
+        replacements: Name of a pack to the names of the packs that hold its chunks now; name of a
+            segment to the segments (as a snapshot lists them) that stand for it now.
         unknown: Optional records of types that this version does not know: (sequence, body).
         extra: Members of a checkpoint's state that this version does not know.
 
@@ -53,7 +54,7 @@ class RepositoryState:
     expired: dict[str, str] = field(default_factory=_by_name)
     pinned: dict[str, str] = field(default_factory=_by_name)
     condemned: dict[str, int] = field(default_factory=_by_name)
-    replacements: dict[str, list[str]] = field(default_factory=_by_name)
+    replacements: dict[str, list[Any]] = field(default_factory=_by_name)
     unknown: list[tuple[int, Mapping[str, Any]]] = field(default_factory=_in_order)
     extra: dict[str, Any] = field(default_factory=_by_name)
     parsed: dict[str, Snapshot] = field(default_factory=_by_name, repr=False)
@@ -92,7 +93,7 @@ class RepositoryState:
                     self.condemned.update(dict.fromkeys(_names(body["names"]), record.sequence))
                 case "replacement":
                     for name, others in body["replacements"].items():
-                        self.replacements[name] = _names(others)
+                        self.replacements[name] = _standing(name, others)
                 case _ if body.get("optional") is True:
                     self.unknown.append((record.sequence, body))
                 case unknown:
@@ -135,7 +136,9 @@ class RepositoryState:
             setattr(self, name, state[name])
         for body in self.runs.values():
             _wraps(body["wraps"])
-        self.replacements = {name: _names(found) for name, found in self.replacements.items()}
+        self.replacements = {
+            name: _standing(name, found) for name, found in self.replacements.items()
+        }
         self.snapshots = {_text(body, "id"): (int(at), body) for at, body in state["snapshots"]}
         self.unknown = [(int(sequence), dict(body)) for sequence, body in state["unknown"]]
         self.extra = {name: value for name, value in state.items() if name not in _CHECKPOINT}
@@ -204,6 +207,13 @@ def _names(value: object) -> list[str]:
     if not all(isinstance(one, str) and one.count("/") in {1, 2} for one in names):
         raise ValueError("a name of another shape")
     return cast("list[str]", names)
+
+
+def _standing(name: str, value: Any) -> list[Any]:
+    """What stands for a pack or a segment."""
+    if name.startswith("manifests/"):
+        return [Segment.from_json(entry).to_json() for entry in value]
+    return _names(value)
 
 
 def _wraps(value: object) -> list[dict[str, Any]]:
