@@ -1,0 +1,1 @@
+"""The repository format, held to its description: vectors, an independent reader, tampering."""
