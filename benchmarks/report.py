@@ -115,6 +115,14 @@ def show_table(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _limits_table(limits: dict[str, float]) -> str:
+    lines = [_line(["", "rate"]), _line(["---", "---:"])]
+    for name, rate in limits.items():
+        what, _, unit = name.rpartition(", ")
+        lines.append(_line([what, f"{rate:,.0f} {unit}"]))
+    return "\n".join(lines)
+
+
 def write_documentation(document: dict[str, Any]) -> None:
     """Put the table into docs/performance.md, between its marks."""
     about, versions = document["machine"], document["versions"]
@@ -128,7 +136,12 @@ def write_documentation(document: dict[str, Any]) -> None:
             f" {', '.join(versions.values())}. Medians of"
             f" {document['rounds']} rounds.",
             "",
-            show_table(document) + END,
+            show_table(document),
+            "What one thread of this machine does, measured in the same run:",
+            "",
+            _limits_table(document["limits"]),
+            "",
+            END,
         ]
     )
     before, _, rest = DOCUMENT.read_text().partition(BEGIN)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import filecmp
+import json
 import os
 import shutil
 import subprocess
@@ -161,6 +162,11 @@ def _compare(source: Path, target: Path, only: str | None, name: str) -> None:
             raise AssertionError(f"{name} restored {count} files of {len(wanted)}")
 
 
+def _limits(cache: Path) -> dict[str, float]:
+    argv = [sys.executable, "-m", "benchmarks.limits", str(cache), str(cache / "data")]
+    return json.loads(subprocess.run(argv, check=True, capture_output=True).stdout)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write the results, and print them; the exit code."""
     parser = argparse.ArgumentParser("benchmarks", description=__doc__)
@@ -192,6 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             bench.round(number)
             document["sets"][bench.kind] = {"samples": bench.samples, "stored": bench.stored}
             written = write_results(document, cache)
+    document["limits"] = _limits(cache)
+    write_results(document, cache)
     print(show_table(document))
     if chosen.scale == 1 and len(tools) == 3 and len(benches) == 2:
         write_documentation(document)
