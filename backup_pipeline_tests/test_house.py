@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,6 +18,7 @@ import pytest
 
 import backup_pipeline
 from backup_pipeline.cli import main as command_line
+from backup_pipeline.demo.proof import witness
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -183,3 +188,48 @@ def test_every_key_of_a_plan_is_documented() -> None:
     keys = {field.alias or name for model in models for name, field in model.model_fields.items()}
     assert len(keys) > 40
     assert not {key for key in keys if not re.search(rf"\b{key}\b", reference)}
+
+
+def _in_own_paths(text: str, top: Path) -> str:
+    """A page's commands, with the paths that a reader would put in."""
+    for shown, own in (
+        ("--to /data/images", f"--to {top}/again"),
+        ("/srv/backups", f"{top}/store"),
+        ("/data/images", f"{top}/images"),
+        ("/tmp/back", f"{top}/back"),
+        ("pip install .", "true"),
+    ):
+        text = text.replace(shown, own)
+    return text
+
+
+def test_the_readme_works_word_by_word(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(ROOT / "docs" / "how-to", images)
+    blocks = [block for block in _blocks(ROOT / "README.md", "bash") if "make " not in block]
+    script = _in_own_paths("set -e\n" + "\n".join(blocks), tmp_path)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert witness(tmp_path / "back") == witness(tmp_path / "again") == witness(images)
+
+
+def test_a_backup_in_one_call_works_as_the_page_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BACKUP_PASSPHRASE", "only for this test")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "one").write_bytes(b"1")
+    page = ROOT / "docs" / "how-to" / "first-backup.md"
+    (block,) = [one for one in _blocks(page, "python") if "backup_pipeline.backup(" in one]
+    exec(compile(_in_own_paths(block, tmp_path), str(page), "exec"), {})
+    _, files, stored_bytes = capsys.readouterr().out.split()
+    assert int(files) == 1
+    assert int(stored_bytes) > 0
