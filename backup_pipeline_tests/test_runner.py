@@ -457,6 +457,21 @@ def test_a_tier_is_not_begun_while_a_tier_that_may_hold_the_keys_is_out_of_reach
     assert not (scene.root / "stores" / "local").exists()
 
 
+def test_a_store_whose_preparation_was_interrupted_is_prepared_by_the_next_run(
+    scene: Scene,
+) -> None:
+    store = scene.root / "stores" / "local"
+    scene.runner().backup(DATASET)
+    for left in ("keys", "repositories"):
+        shutil.rmtree(store / left)
+    runner = scene.runner()
+    assert runner.snapshots() == []
+    assert runner.backup(DATASET).created
+    shutil.rmtree(store / "keys")
+    with pytest.raises(DamageError, match="lost its key sets"):
+        scene.runner().backup(DATASET)
+
+
 def test_another_deployment_can_read_and_not_write(scene: Scene) -> None:
     scene.runner(deployment="prod").backup(DATASET)
     staging = scene.runner(deployment="staging")
