@@ -12,7 +12,8 @@ import base64
 import binascii
 import hmac
 import secrets
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
@@ -31,6 +32,7 @@ __all__ = [
     "Passphrase",
     "Plaintext",
     "Secret",
+    "do_beside_derivation",
     "new_key_file",
     "parse_key_file",
     "unwrap",
@@ -185,10 +187,23 @@ def _bounded(kdf: Mapping[str, Any], name: str, least: int, most: int) -> int:
     return value
 
 
+_beside: list[Callable[[], None]] = []
+
+
+def do_beside_derivation(work: Callable[[], None]) -> None:
+    """Have something done in a thread while a passphrase is stretched, if one ever is.
+
+    That takes some 0.2 s and none of Python's lock.
+    """
+    _beside.append(work)
+
+
 @lru_cache(maxsize=16)
 def _argon2id(text: bytes, salt: bytes, memory_kib: int, iterations: int, lanes: int) -> bytes:
     from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
+    while _beside:
+        threading.Thread(target=_beside.pop()).start()
     return Argon2id(
         salt=salt, length=KEY_BYTES, iterations=iterations, lanes=lanes, memory_cost=memory_kib
     ).derive(text)

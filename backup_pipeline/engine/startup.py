@@ -5,22 +5,22 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import threading
 from typing import Any
 
 __all__ = ["start_engine"]
 
 
 def start_engine() -> None:
-    """Load pyarrow in a thread, mostly while argon2id computes, which needs no lock of Python's.
+    """Have pyarrow loaded while a passphrase is stretched, and leave out what nobody needs.
 
-    Only for a process that runs verbs and nothing else: it does without pandas, which pyarrow
-    would import with its first array (0.25 s, 50 MiB), and without numpy's threads.
+    Only for a process that runs verbs and nothing else: from here on it does without pandas, which
+    pyarrow would import with its first array (0.25 s, 50 MiB), and without numpy's threads.
     """
+    from backup_pipeline.engine.keys import do_beside_derivation
+
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    hook = _NoPandas()
-    sys.meta_path.insert(0, hook)
-    threading.Thread(target=_load_pyarrow, args=(hook,), name="load pyarrow").start()
+    sys.meta_path.insert(0, _NoPandas())
+    do_beside_derivation(_load_pyarrow)
 
 
 class _NoPandas:
@@ -32,12 +32,6 @@ class _NoPandas:
             raise ModuleNotFoundError("the engine does without pandas", name=name)
 
 
-def _load_pyarrow(hook: _NoPandas) -> None:
-    try:
-        import pyarrow as pa
-
-        for name in ("pyarrow.compute", "pyarrow.parquet"):
-            importlib.import_module(name)
-        pa.array(())  # here pyarrow looks for pandas, and not again unless it is asked for some
-    finally:
-        sys.meta_path.remove(hook)
+def _load_pyarrow() -> None:
+    for name in ("pyarrow", "pyarrow.compute", "pyarrow.parquet"):
+        importlib.import_module(name)
