@@ -75,9 +75,11 @@ class Reader(Finder):
         Raises:
             NotFound: There is no such snapshot, or none before ``b``.
         """
+        pair = self.pair(dataset, a, b, tier=tier)
+        # Imported last, as all verbs are: pyarrow is loaded while the store's key is derived.
         from backup_pipeline.engine.operations.diff import diff
 
-        return diff(*self.pair(dataset, a, b, tier=tier))
+        return diff(*pair)
 
     def pair(
         self, dataset: str, a: str | None = None, b: str | None = None, *, tier: str | None = None
@@ -124,9 +126,9 @@ class Reader(Finder):
             NotFound: There is no such snapshot.
             DamageError: What is stored is not what was backed up.
         """
+        repository, found = self.find(dataset, tier=tier, day=day, at=at, snapshot=snapshot)
         from backup_pipeline.engine.operations.restore import restore
 
-        repository, found = self.find(dataset, tier=tier, day=day, at=at, snapshot=snapshot)
         if include and not len(repository.manifest(found).select(tuple(include))):
             raise NotFound(
                 f"nothing in snapshot {found.id[:12]} of {dataset} matches {', '.join(include)}",
@@ -169,8 +171,6 @@ class Reader(Finder):
         Raises:
             NotFound: There is nothing to verify.
         """
-        from backup_pipeline.engine.operations.verify import verify
-
         share = parse_share(read_data)
         chosen = None
         if day is not None or snapshot is not None:
@@ -181,6 +181,8 @@ class Reader(Finder):
             if not repositories:
                 raise self.none_found(dataset, tier, (), (), None, None)
             repository = repositories[0]
+        from backup_pipeline.engine.operations.verify import verify
+
         return verify(repository, snapshots=chosen, read_data=share, report=self._report)
 
     def drill(

@@ -205,10 +205,11 @@ class Runner(PlanReader):
         return Result(snapshot, False, reason, tuple(self.notices))
 
     def _read(self, task: _Task, source: Source | None, timing: str) -> Result:
-        from backup_pipeline.engine.operations.backup import backup
-
         source = source or self._source(task.dataset, task.day)
         repository = self._writable(task.dataset, task.rules)
+        # Imported last, for pyarrow is loaded while the store's key is derived.
+        from backup_pipeline.engine.operations.backup import backup
+
         history = repository.snapshots()
         choice = choose_kind(task.rules, history, task.day, task.kind)
         snapshot = backup(
