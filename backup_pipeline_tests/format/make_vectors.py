@@ -1,6 +1,6 @@
 """Test vectors of format version 1, computed by the engine with fixed keys, salts and nonces.
 
-python -m backup_pipeline_tests.format.make_vectors > backup_pipeline_tests/format/vectors_v1.json
+python -m backup_pipeline_tests.format.make_vectors > vectors_v1.json
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ LARGE_BODY = {
 def make() -> dict[str, Any]:
     """All vectors; bytes in hex, long ones in base64."""
     return {
+        "zstd": ZSTD,
         "canonical_json": _canonical(),
         "headers": {
             kind.decode(): header(kind).hex() for kind in (STORE, KEY_SET, RECORD, MANIFEST, PACK)

@@ -25,7 +25,17 @@ MODES = ("encrypted", "plaintext")
 
 def test_the_engine_still_writes_the_bytes_of_version_1() -> None:
     made = json.loads(json.dumps(make_vectors.make()))
-    assert made == VECTORS
+    assert _comparable(made) == _comparable(VECTORS)
+
+
+def _comparable(vectors: dict[str, Any]) -> dict[str, Any]:
+    """Without what is compressed, where that was done by another zstd: its frames may differ."""
+    found = json.loads(json.dumps(vectors))
+    if make_vectors.ZSTD != VECTORS["zstd"]:
+        del found["zstd"]
+        for mode in MODES:
+            del found[mode]["pack"], found[mode]["records"][1]["stored"]
+    return found
 
 
 def test_canonical_json_is_as_the_page_says() -> None:
