@@ -26,6 +26,7 @@ __all__ = [
     "RestoresConfig",
     "build_checks",
     "complete_spec",
+    "covers_hours",
     "drill_verdict",
     "hours_verdict",
 ]
@@ -80,6 +81,11 @@ def check_spec(
         )
 
 
+def covers_hours(asset: TierAsset) -> bool:
+    """Whether a day of this tier should have a snapshot for each of its hours."""
+    return asset.tier.every == "hour" and asset.today
+
+
 def complete_spec(asset: TierAsset) -> dg.AssetCheckSpec:
     """The check that every backup run evaluates, and that holds back what depends on it."""
     return check_spec(
@@ -95,11 +101,9 @@ def build_checks(assets: Sequence[TierAsset], wiring: Wiring) -> list[dg.AssetCh
     """All checks but ``complete``, which belongs to the backup's own run."""
     checks = [build(asset, wiring) for asset in assets for build in (_matches, _restores)]
     checks.append(_fresh(assets, wiring))
-    # One op cannot evaluate checks of different partitions, so days that exist earlier stand apart.
-    for today in (True, False):
-        hourly = [one for one in assets if one.tier.every == "hour" and one.today == today]
-        if hourly:
-            checks.append(_hours_covered(hourly, wiring, "" if today else "_closed"))
+    hourly = [asset for asset in assets if covers_hours(asset)]
+    if hourly:
+        checks.append(_hours_covered(hourly, wiring))
     return checks
 
 
@@ -334,9 +338,7 @@ def fresh_verdict(standing: Mapping[str, Any]) -> Verdict:
     return bool(standing["fresh"]), f"{first}; {limit}", said
 
 
-def _hours_covered(
-    assets: Sequence[TierAsset], wiring: Wiring, suffix: str
-) -> dg.AssetChecksDefinition:
+def _hours_covered(assets: Sequence[TierAsset], wiring: Wiring) -> dg.AssetChecksDefinition:
     by_key = {asset.asset_key: asset for asset in assets}
     description = (
         f"Has the day a good snapshot for {HOURS_NEEDED:.0%} of its hours? One good hour does not"
@@ -344,7 +346,7 @@ def _hours_covered(
     )
 
     @dg.multi_asset_check(
-        name=wiring.named(f"{HOURS_COVERED}_check{suffix}"),
+        name=wiring.named(f"{HOURS_COVERED}_check"),
         specs=[check_spec(one, HOURS_COVERED, description, partitioned=True) for one in assets],
         required_resource_keys={wiring.resource},
         can_subset=True,

@@ -14,6 +14,7 @@ from backup_pipeline.checks import (
     FRESH,
     HOURS_COVERED,
     RESTORES,
+    covers_hours,
     drill_sample,
     drill_verdict,
 )
@@ -22,7 +23,7 @@ from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.progress import human_bytes, human_seconds
 from backup_pipeline.metadata import key
 from backup_pipeline.resources import Wiring, failure
-from backup_pipeline.runner import Runner
+from backup_pipeline.runner import Runner, parse_time
 from backup_pipeline.runs import recorder
 from backup_pipeline.sync import sync_tiers
 from backup_pipeline.translator import TierAsset
@@ -105,7 +106,7 @@ def _tier_job(name: str, assets: Sequence[TierAsset]) -> Any:
 
 
 def build_check_jobs(assets: Sequence[TierAsset], wiring: Wiring) -> dict[str, Any]:
-    """Jobs that only evaluate checks, by the check's name (and day set) that they evaluate."""
+    """Jobs that only evaluate checks, by the check's name."""
     fresh = [asset.check_key(FRESH) for asset in assets]
     jobs: dict[str, Any] = {
         FRESH: dg.define_asset_job(
@@ -115,7 +116,7 @@ def build_check_jobs(assets: Sequence[TierAsset], wiring: Wiring) -> dict[str, A
             executor_def=dg.in_process_executor,
         )
     }
-    hourly = [asset.check_key(HOURS_COVERED) for asset in assets if asset.tier.every == "hour"]
+    hourly = [asset.check_key(HOURS_COVERED) for asset in assets if covers_hours(asset)]
     if hourly:
         jobs[HOURS_COVERED] = dg.define_asset_job(
             wiring.named(HOURS_COVERED),
@@ -153,15 +154,13 @@ def build_restore_job(wiring: Wiring) -> Job:
     @dg.op(name=wiring.named("restore_snapshot"), required_resource_keys={wiring.resource})
     def restore_snapshot(context: dg.OpExecutionContext, config: RestoreConfig) -> None:
         try:
-            plan = wiring.plan
-            plan.dataset(config.dataset)
-            target = config.to or str(_scratch_target(wiring, config, context.run_id))
-            arguments = config.model_dump() | {"to": target}
+            arguments = _restore_arguments(wiring, config, context.run_id)
             report = wiring.resource_of(context).run(
                 "restore", arguments, now=wiring.now, log=context.log.info
             )
         except BackupError as error:
             raise failure(error) from None
+        target = arguments["to"]
         context.log.info(_restore_sentence(config, report, target))
         for notice in report.get("notices") or ():
             context.log.warning(notice)
@@ -198,6 +197,25 @@ _RESTORE_SAID = (
     "speed_bytes_per_s",
     "dry_run",
 )
+
+
+def _restore_arguments(wiring: Wiring, config: RestoreConfig, run_id: str) -> dict[str, Any]:
+    """The config as the runner takes it; what nobody could mean is refused before anything runs."""
+    wiring.plan.dataset(config.dataset)
+    arguments = config.model_dump()
+    if config.day is not None:
+        arguments["day"] = _day(config.day).isoformat()
+    if config.at is not None:
+        arguments["at"] = parse_time(config.at, wiring.plan.zone).isoformat()
+    arguments["to"] = config.to or str(_scratch_target(wiring, config, run_id))
+    return arguments
+
+
+def _day(words: str) -> date:
+    try:
+        return date.fromisoformat(words)
+    except ValueError:
+        raise UsageError(f"{words!r} is no day", "write it as 2026-11-22") from None
 
 
 def _scratch_target(wiring: Wiring, config: RestoreConfig, run_id: str) -> Path:
@@ -288,7 +306,7 @@ def _drill_one(
     config: DrillConfig,
     wiring: Wiring,
 ) -> tuple[str, bool]:
-    day = date.fromisoformat(config.day) if config.day else None
+    day = _day(config.day) if config.day else None
     with backups.runner(now=wiring.now) as runner:
         _, snapshot = runner.find(asset.dataset.key, tier=asset.tier.name, day=day)
     arguments = {

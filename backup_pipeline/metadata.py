@@ -13,7 +13,6 @@ from backup_pipeline.engine.progress import human_bytes
 
 __all__ = [
     "DATASET",
-    "DAY",
     "FINGERPRINT_TAG",
     "FORCE_TAG",
     "HISTORY_DAYS",
@@ -47,7 +46,6 @@ def key(name: str) -> str:
 
 
 DATASET = key("dataset")
-DAY = key("day")
 FINGERPRINT_TAG = key("fingerprint")
 FORCE_TAG = key("force")
 REPOSITORY_TAG = key("repository")

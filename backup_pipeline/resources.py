@@ -21,7 +21,7 @@ from backup_pipeline.engine.errors import (
 )
 from backup_pipeline.metadata import key
 from backup_pipeline.plan import Plan, load_plan
-from backup_pipeline.process import run_here, run_in_process
+from backup_pipeline.process import EngineCrashed, run_here, run_in_process
 from backup_pipeline.runner import Runner, utc_now
 
 if TYPE_CHECKING:
@@ -245,7 +245,10 @@ def failure(error: BackupError) -> dg.Failure:
         days = [day.isoformat() for day in error.available]
         said[key("available_days")] = dg.MetadataValue.json(days)
         said[key("available_day_count")] = len(days)
-    passing = isinstance(error, StoreError | SourceError | Conflict)
+    notes = getattr(error, "__notes__", None)
+    if notes:
+        said[key("details")] = "\n".join(notes)
+    passing = isinstance(error, StoreError | SourceError | Conflict | EngineCrashed)
     # A name taken by other bytes stays taken; trying again only costs time.
     passing = passing and not isinstance(error, ObjectExists)
     return dg.Failure(description=str(error), metadata=said, allow_retries=passing)

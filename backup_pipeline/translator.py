@@ -6,7 +6,6 @@ import hashlib
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
 
 import dagster as dg
 
@@ -106,11 +105,6 @@ class TierAsset:
     def first(self) -> bool:
         """Whether it is its dataset's first tier."""
         return self.dataset.first_tier.name == self.tier.name
-
-    @property
-    def rpo(self) -> timedelta:
-        """Tolerated age of its newest good snapshot."""
-        return self.dataset.rpo[self.tier.name]
 
     @property
     def due(self) -> str:

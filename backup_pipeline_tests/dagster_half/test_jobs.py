@@ -87,6 +87,8 @@ def test_a_dry_run_writes_nothing(project: Make, tmp_path: Path) -> None:
         ({"dataset": "vision/aa"}, "vision/a"),
         ({"dataset": "vision/a", "day": "2026-10-05"}, SUNDAY_THE_FIRST),
         ({"dataset": "vision/a", "tier": "clowd"}, "cloud"),
+        ({"dataset": "vision/a", "day": "last tuesday"}, "2026-11-22"),
+        ({"dataset": "vision/a", "at": "noonish"}, "noonish"),
     ],
 )
 def test_a_restore_that_cannot_be_done_says_what_can(
