@@ -12,9 +12,9 @@ from backup_pipeline.sources.base import UNREADABLE, VANISHED, Details, Unreadab
 
 __all__ = ["FileReader", "lost", "type_of"]
 
-# Timestamps advance with the kernel's timer, every 10 ms at the slowest: of what changed less than
-# so long ago, another change might not show.
-TICK_NS = 12_000_000
+# A change may not show in the times while they have not moved on from the last one: they advance
+# with the kernel's timer, every 10 ms at the slowest, and a long write has the time of its start.
+QUIET_NS = 50_000_000
 _TYPES = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",
@@ -77,7 +77,7 @@ class FileReader:
             if type_of(found.st_mode) != type:
                 raise OSError(errno.ESTALE, f"it is no longer a {type}")
             if type == "file":
-                if time.time_ns() - found.st_ctime_ns < TICK_NS:
+                if time.time_ns() - found.st_ctime_ns < QUIET_NS:
                     self._settle()
                 if found.st_blocks * 512 < found.st_size:
                     self._find_holes(self._before.st_size)
@@ -106,10 +106,10 @@ class FileReader:
         """Let the clock move on, so that whatever happens from here on shows in the times."""
         for _ in range(2):
             age_ns = time.time_ns() - self._before.st_ctime_ns
-            self._settled = not 0 <= age_ns < TICK_NS
+            self._settled = not 0 <= age_ns < QUIET_NS
             if self._settled:
                 return
-            time.sleep((TICK_NS - age_ns) / 1e9)
+            time.sleep((QUIET_NS - age_ns) / 1e9)
             self._before = os.fstat(self._fd)
 
     def _find_holes(self, size: int) -> None:

@@ -116,12 +116,22 @@ class Target:
         """Make the folders above a path that are missing."""
         self._made(split(path)[0])
 
-    def _made(self, folder: bytes) -> int:
+    def _made(self, path: bytes) -> int:
+        """A descriptor of a folder, made with those above it where they are missing."""
         try:
-            return self.folder(folder)
+            return self.folder(path)
         except FileNotFoundError:
-            self.make_folder(folder)
-            return self.folder(folder)
+            at = path.find(b"/")
+            while at >= 0:
+                self._make(path[:at])
+                at = path.find(b"/", at + 1)
+            self._make(path)
+            return self.folder(path)
+
+    def _make(self, path: bytes) -> None:
+        folder, name = split(path)
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=self.folder(folder))
 
     def open_read(self, path: bytes) -> int:
         """Open an existing regular file."""
