@@ -62,7 +62,8 @@ class FilesSource(Source):
     """A directory tree, or a single file, on a mounted file system.
 
     Consistency: each file by itself, as far as its times tell what happens to it (writes through a
-    memory map show late); for one moment of the whole tree, read a snapshot of the file system. Symbolic links are kept as links and never followed.
+    memory map show late); for one moment of the whole tree, read a snapshot of the file system.
+    Symbolic links are kept as links and never followed.
 
     Args:
         root: The directory or file.
