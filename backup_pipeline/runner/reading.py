@@ -129,11 +129,6 @@ class Reader(Finder):
         repository, found = self.find(dataset, tier=tier, day=day, at=at, snapshot=snapshot)
         from backup_pipeline.engine.operations.restore import restore
 
-        if include and not len(repository.manifest(found).select(tuple(include))):
-            raise NotFound(
-                f"nothing in snapshot {found.id[:12]} of {dataset} matches {', '.join(include)}",
-                "`backup-pipeline ls` lists its paths; globs match whole paths, ** crosses folders",
-            )
         report = restore(
             repository,
             found,

@@ -19,7 +19,7 @@ import pyarrow as pa
 import zstandard
 from blake3 import blake3
 
-from backup_pipeline.engine.errors import BackupError, DamageError
+from backup_pipeline.engine.errors import DamageError, NotFound
 from backup_pipeline.engine.folders import split
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.manifest import printable
@@ -126,13 +126,15 @@ def restore(
         and not written.
 
     Raises:
+        NotFound: No glob matches.
         BackupError: Something in the target is in the way; nothing was changed.
     """
     rows = repository.manifest(snapshot).select(include, parents=True)
     if include and not len(rows):
-        raise BackupError(
-            f"nothing in snapshot {snapshot.id[:12]} matches {', '.join(include)}",
-            "list it with `backup-pipeline ls`; ** crosses folders, * does not",
+        raise NotFound(
+            f"nothing in snapshot {snapshot.id[:12]} of {snapshot.dataset} matches"
+            f" {', '.join(include)}",
+            "`backup-pipeline ls` lists its paths; globs match whole paths, ** crosses folders",
         )
     return restore_rows(repository, snapshot, rows, target, dry_run=dry_run, report=report)
 
