@@ -90,8 +90,8 @@ class ChunkIndex:
                 return None
             if not rows:
                 return np.empty((0, len(PLACE_COLUMNS)), "<u4")
-            known = np.frombuffer(self._places, "<u4").reshape(-1, len(PLACE_COLUMNS))
-            return known[rows]
+            # No view may outlive the lock: it would keep the array from growing.
+            return np.frombuffer(self._places, "<u4").reshape(-1, len(PLACE_COLUMNS))[rows]
 
     def take_up(self, name: bytes, index: PackIndex) -> None:
         """Add the chunks of a pack that is in the store: another run's, or a copied one."""

@@ -1,0 +1,78 @@
+"""Segments: however many snapshots add, change and delete, what they list together is the state."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backup_pipeline.engine.format.manifest import (
+    MOST_SEGMENTS,
+    manifest_schema,
+    merge,
+    segments_to_merge,
+)
+from backup_pipeline.engine.format.record import Segment
+from backup_pipeline.engine.operations.committing import deleted_rows, merged_segments
+from backup_pipeline.engine.store.memory import MemoryStore
+from backup_pipeline_tests.engine.repositories import make_repository
+
+PATHS = [f"{a}{b}".encode() for a in "abcde" for b in ("", "/", "/x", ".y", "\n", "0")]
+PATHS = [path for path in PATHS if not path.endswith(b"/")]
+ROUND = st.dictionaries(st.sampled_from(PATHS), st.none() | st.integers(0, 9**6), max_size=12)
+
+
+def rows_of(entries: dict[bytes, int]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [
+            {"path": path, "type": "file", "state": "vanished", "size": size}
+            for path, size in sorted(entries.items())
+        ],
+        schema=manifest_schema(),
+    )
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(ROUND, min_size=20, max_size=40))
+def test_any_history_of_changes_adds_up_to_the_state(rounds: list[dict[bytes, int | None]]) -> None:
+    repository, state = make_repository(MemoryStore(), encrypted=False), dict[bytes, int]()
+    history: list[tuple[list[Segment], dict[bytes, int]]] = []
+    segments: list[Segment] = []
+    for changes in rounds:
+        added = {path: size for path, size in changes.items() if size is not None}
+        gone = {path: state[path] for path in changes if changes[path] is None and path in state}
+        new = rows_of(added)
+        if gone:
+            new = merge([new, deleted_rows(list(gone.items()))], keep_deleted=True)
+        before = segments
+        segments, stored = merged_segments(repository, segments, new)
+        state = {path: size for path, size in {**state, **added}.items() if path not in gone}
+        assert len(segments) <= MOST_SEGMENTS
+        assert (stored == 0) == (not changes.keys() & (added.keys() | gone.keys()) or not segments)
+        assert len(new) or segments == before
+        history.append((segments, state))
+    read = {one.name: repository.segment(one) for listed, _ in history for one in listed}
+    for listed, expected in history:
+        table = merge([read[segment.name] for segment in listed])
+        found = dict(zip(table["path"].to_pylist(), table["size"].to_pylist(), strict=True))
+        assert found == expected
+        assert table["path"].to_pylist() == sorted(expected)
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=400))
+def test_segments_stay_few_and_old_ones_are_seldom_written_again(sizes: list[int]) -> None:
+    rows: list[int] = []
+    written = 0
+    for size in sizes:
+        count = segments_to_merge([*rows, size])
+        assert 1 <= count <= len(rows) + 1
+        merged = sum([*rows, size][-count:])
+        rows = [*rows[: len(rows) + 1 - count], merged]
+        written += merged
+        assert len(rows) <= MOST_SEGMENTS
+        assert all(older >= 2 * newer for older, newer in pairwise(rows))
+    assert sum(rows) == sum(sizes)
+    # Geometric sizes: a row is written again at most once for each doubling of what it is part of.
+    assert written <= sum(sizes) * (2 + sum(sizes).bit_length())
