@@ -87,6 +87,7 @@ def live(tmp_path: Path, dagster_home: Path) -> Iterator[Live]:
 
 @pytest.mark.services
 @pytest.mark.slow
+@pytest.mark.xdist_group("dagster servers")
 def test_a_day_with_a_real_daemon_and_web_server(live: Live) -> None:
     with with_logs(live[0]):
         run_through(*live)
