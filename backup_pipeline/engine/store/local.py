@@ -1,7 +1,5 @@
 """A store in a local directory: temporary file, fsync, hard link, fsync of the directories."""
 
-# ruff: noqa: PTH102, PTH105, PTH108 - descriptors and strings are several times faster than Path.
-
 from __future__ import annotations
 
 import errno
