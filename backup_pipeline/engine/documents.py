@@ -18,7 +18,12 @@ from backup_pipeline.engine.errors import (
     ObjectMissing,
     UsageError,
 )
-from backup_pipeline.engine.format.document import KeySet, decode_descriptor, decode_key_set
+from backup_pipeline.engine.format.document import (
+    TWIN,
+    KeySet,
+    decode_descriptor,
+    decode_key_set,
+)
 from backup_pipeline.engine.store import Store
 
 __all__ = [
@@ -38,7 +43,7 @@ Decode = Callable[[Buffer, str], T]
 
 def twin_of(name: str) -> str:
     """Where a document's second copy is."""
-    return f"{name}.twin"
+    return name + TWIN
 
 
 def key_set_name(folder: str, number: int) -> str:
@@ -115,7 +120,7 @@ def key_sets(store: Store, folder: str, *, mend: bool = False) -> list[KeySet]:
 
 
 def _document_names(store: Store, folder: str) -> set[str]:
-    names = {name.removesuffix(".twin") for name in store.list_names(folder)}
+    names = {name.removesuffix(TWIN) for name in store.list_names(folder)}
     return {name for name in names if len(name) == 8 and name.isascii() and name.isdigit()}
 
 

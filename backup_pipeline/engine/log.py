@@ -202,16 +202,14 @@ class Log:
         Args:
             report: Called with the name and what is wrong for each that is damaged.
         """
-        previous: str | None = ""
+        before: set[str] = {""}  # digests of the copies of the record before; empty if it is lost
         for sequence in range(self._next):
             copies, problems = self._copies(sequence)
             for name, what in problems:
                 report(name, what)
-            for record in copies:
-                if previous is not None and record.previous != previous:
-                    report(self.name(sequence), "does not follow the record before it")
-                    break
-            previous = copies[0].digest if copies else None
+            if before and any(record.previous not in before for record in copies):
+                report(self.name(sequence), "does not follow the record before it")
+            before = {record.digest for record in copies}
         return self._next
 
     def verify_one(self, sequence: int) -> list[tuple[str, str]]:

@@ -158,8 +158,9 @@ def unlock_store(store: Store, secrets: Sequence[Secret], *, create: bool = Fals
             KeyEncryptionKey.refuse_weak(kdf)
         key = random_source.token_bytes(KEY_BYTES)
         wraps = [wrap(kek, "store", descriptor.store, key) for kek in keks]
-        content = encode_key_set(KeySet(descriptor.store, kdf, None, wraps))
-        found = [put_twice(store, key_set_name("keys/", 0), content, decode_key_set)]
+        name = key_set_name("keys/", 0)
+        content = encode_key_set(KeySet(name, descriptor.store, kdf, None, wraps))
+        found = [put_twice(store, name, content, decode_key_set)]
     name_key = _from_newest(
         found,
         lambda key_set: unwrap(keks, "store", descriptor.store, key_set.wraps),
@@ -173,13 +174,21 @@ def _descriptor(store: Store, secrets: Sequence[Secret], *, create: bool) -> Des
         return read_either(store, STORE_NAME, decode_descriptor, mend=create)
     except (ObjectMissing, DamageError) as error:
         # The key sets say the same; the loss is verify's to report.
-        for key_set in key_sets(store, "keys/"):
-            if key_set.kdf is not None:
-                return Descriptor(key_set.store, "aes-256-gcm", key_set.kdf)
-        if isinstance(error, DamageError):
-            raise
-    if not create or store.list_names("repositories/"):
-        raise _nothing_here(store)
+        folders = [f"repositories/{name}/" for name in store.list_names("repositories/")]
+        for folder in ("", *folders):
+            for key_set in key_sets(store, f"{folder}keys/"):
+                encryption = "none" if key_set.kdf is None else "aes-256-gcm"
+                return Descriptor(key_set.store, encryption, key_set.kdf)
+        if isinstance(error, DamageError) or folders:
+            raise DamageError(
+                f"{store.url} has lost its descriptor and its key sets",
+                "copy store and keys/ back into it",
+            ) from None
+    if not create:
+        raise NotFound(
+            f"{store.url} holds no backups",
+            "check the URL; the first backup of a plan prepares its stores",
+        )
     store.probe().require()
     plain = any(isinstance(secret, Plaintext) for secret in secrets)
     descriptor = Descriptor(
@@ -325,13 +334,14 @@ class UnlockedStore:
                 "use one `encryption` setting for all tiers of a dataset",
             )
         fresh = keys or DatasetKeys.generate(encrypted=self.encrypted)
+        name = key_set_name(f"{prefix}keys/", 0)
         key_set = KeySet(
+            name,
             self._descriptor.store,
             self._descriptor.kdf,
             fresh.dataset_id,
             fresh.wrap(self._keks) if self.encrypted else [],
         )
-        name = key_set_name(f"{prefix}keys/", 0)
         # If another writer made it at the same time, its keys count.
         put_twice(self.store, name, encode_key_set(key_set), decode_key_set)
         opened = self._open(prefix, fresh=True)

@@ -74,19 +74,14 @@ class RepositoryState:
                 case "keys":
                     self._keys(body)
                 case "run":
-                    own = {**body, "wraps": _wraps(body["wraps"])}
-                    own.pop("foreign", None)
-                    self.runs[_text(body, "run")] = own
-                    for run, wraps in body.get("foreign", {}).items():
-                        other = {"run": run, "wraps": _wraps(wraps), "foreign_run": True}
-                        self.runs.setdefault(run, other)
+                    self._run(body)
                 case "snapshot":
                     self.snapshots.setdefault(_text(body, "id"), (record.sequence, body))
                 case "expire":
                     for entry in body["snapshots"]:
                         # A pin that came first counts: who expired had not seen it.
                         if entry["id"] not in self.pinned:
-                            self.expired[_text(entry, "id")] = entry["reason"]
+                            self.expired[_text(entry, "id")] = _text(entry, "reason")
                 case "pin":
                     self._pin(body)
                 case "condemn":
@@ -107,18 +102,26 @@ class RepositoryState:
             ) from None
 
     def _keys(self, body: Mapping[str, Any]) -> None:
-        self.key_set = body["key_set"]
+        self.key_set = _text(body, "key_set")
         if "dataset" in body:
-            self.dataset = body["dataset"]
-            self.tier = body["tier"]
-            self.deployment = body.get("deployment")
-            self.created_at = body["created_at"]
+            self.dataset, self.tier = _text(body, "dataset"), _text(body, "tier")
+            self.created_at = _text(body, "created_at")
+            self.deployment = _text(body, "deployment") if body.get("deployment") else None
+
+    def _run(self, body: Mapping[str, Any]) -> None:
+        own = {**body, "wraps": _wraps(body["wraps"])}
+        own.pop("foreign", None)
+        self.runs[_text(body, "run")] = own
+        for run, wraps in body.get("foreign", {}).items():
+            other = {"run": run, "wraps": _wraps(wraps), "foreign_run": True}
+            self.runs.setdefault(run, other)
 
     def _pin(self, body: Mapping[str, Any]) -> None:
+        snapshot, reason = _text(body, "snapshot"), _text(body, "reason")
         if body["pinned"]:
-            self.pinned[_text(body, "snapshot")] = body.get("reason", "")
+            self.pinned[snapshot] = reason
         else:
-            self.pinned.pop(_text(body, "snapshot"), None)
+            self.pinned.pop(snapshot, None)
 
     def checkpoint(self) -> dict[str, Any]:
         """The body of a checkpoint record of this state."""

@@ -28,6 +28,7 @@ from backup_pipeline.engine.format.header import (
 
 __all__ = [
     "ENCRYPTIONS",
+    "TWIN",
     "Descriptor",
     "KeySet",
     "decode_descriptor",
@@ -36,6 +37,7 @@ __all__ = [
     "encode_key_set",
 ]
 
+TWIN = ".twin"
 SUBJECT_BYTES = 16
 _DIGEST_BYTES = 32
 _MOST_DOCUMENT_BYTES = 4 * 1024 * 1024
@@ -69,6 +71,7 @@ class KeySet:
     """The wraps of a store's or a dataset's keys.
 
     Attributes:
+        name: Its place in the store, such as ``keys/00000000``; in another it is refused.
         store: Id of the store it was written for.
         kdf: The store's key derivation, kept here too lest a lost descriptor lose everything.
         dataset: Id of the dataset whose keys these are; None in a store's own key set.
@@ -76,6 +79,7 @@ class KeySet:
         write_features: Unknown features that a writer must know, as bits.
     """
 
+    name: str
     store: bytes
     kdf: Mapping[str, Any] | None
     dataset: bytes | None
@@ -136,6 +140,7 @@ def decode_descriptor(content: Buffer, name: str) -> Descriptor:
 def encode_key_set(key_set: KeySet) -> bytes:
     """The stored bytes of a key set."""
     body: dict[str, Any] = {
+        "name": key_set.name,
         "store": key_set.store.hex(),
         "kdf": key_set.kdf,
         "wraps": list(key_set.wraps),
@@ -149,10 +154,13 @@ def decode_key_set(content: Buffer, name: str) -> KeySet:
     """Read a key set.
 
     Raises:
-        DamageError: It is none.
+        DamageError: It is none, or belongs elsewhere.
         UsageError: Written by a later version.
     """
     body = _decode(KEY_SET, content, name)
+    place = name.removesuffix(TWIN)
+    if body.get("name") != place:
+        raise DamageError(f"{name} is the key set {body.get('name')}, put in the place of another")
     found = body.get("wraps")
     if not isinstance(found, list):
         raise DamageError(f"{name} lists no wraps")
@@ -160,6 +168,7 @@ def decode_key_set(content: Buffer, name: str) -> KeySet:
     if not all(isinstance(one, dict) for one in wraps):
         raise DamageError(f"{name} lists what is no wrap")
     return KeySet(
+        place,
         _id(body, "store", name),
         _mapping_or_none(body, "kdf", name),
         _id(body, "dataset", name) if "dataset" in body else None,
