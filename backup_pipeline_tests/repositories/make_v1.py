@@ -259,17 +259,15 @@ def _wrap_anew(maker: Maker, unlocked: UnlockedStore) -> None:
     keks = [KeyEncryptionKey.from_secret(KEY_FILE, descriptor.kdf)]
     later = {"kind": "of a later version", "purpose": "index", "recipient": "someone"}
     own = [later, wrap(keks[0], "store", descriptor.store, unlocked.name_key)]
-    put_twice(
-        store,
-        key_set_name("keys/", 1),
-        encode_key_set(KeySet(descriptor.store, descriptor.kdf, None, own)),
-        decode_key_set,
-    )
+    name = key_set_name("keys/", 1)
+    content = encode_key_set(KeySet(name, descriptor.store, descriptor.kdf, None, own))
+    put_twice(store, name, content, decode_key_set)
+    name = key_set_name(f"{repository.prefix}keys/", 1)
     wraps = [later, *repository.keys.wrap(keks)]
     content = encode_key_set(
-        KeySet(descriptor.store, descriptor.kdf, repository.keys.dataset_id, wraps)
+        KeySet(name, descriptor.store, descriptor.kdf, repository.keys.dataset_id, wraps)
     )
-    put_twice(store, key_set_name(f"{repository.prefix}keys/", 1), content, decode_key_set)
+    put_twice(store, name, content, decode_key_set)
     maker.append("keys", key_set=sha256_hex(content))
 
 
