@@ -160,7 +160,9 @@ def _documents() -> dict[str, str]:
     ]
     return {
         "descriptor": encode_descriptor(Descriptor(STORE_ID, "aes-256-gcm", KDF)).hex(),
-        "key_set": encode_key_set(KeySet(STORE_ID, KDF, keys.dataset_id, wraps)).hex(),
+        "key_set": encode_key_set(
+            KeySet("keys/00000000", STORE_ID, KDF, keys.dataset_id, wraps)
+        ).hex(),
     }
 
 

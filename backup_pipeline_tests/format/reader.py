@@ -214,9 +214,15 @@ class Store:
     def document(self, name: str, kind: bytes) -> dict[str, Any]:
         """A document from either copy."""
         try:
-            return decode_document(self.get(name), kind)
+            return self._document(name, name, kind)
         except Damage:
-            return decode_document(self.get(name + ".twin"), kind)
+            return self._document(name, name + ".twin", kind)
+
+    def _document(self, name: str, place: str, kind: bytes) -> dict[str, Any]:
+        said = decode_document(self.get(place), kind)
+        if kind == b"K" and said["name"] != name:
+            raise Damage("another key set's place")
+        return said
 
     def newest(self, folder: str, open_one: Any) -> Any:
         """What the newest key set gives that our key opens."""
