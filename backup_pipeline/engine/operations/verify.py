@@ -248,10 +248,12 @@ class _Verify:
         shuffled = sorted(packs, key=lambda pack: pack.name)
         self.random.shuffle(shuffled)
         chosen: list[_Pack] = []
+        total = 0
         for pack in shuffled:
-            if sum(one.size for one in chosen) >= wanted:
+            if total >= wanted:
                 break
             chosen.append(pack)
+            total += pack.size
         return chosen
 
     def _read(self, pack: _Pack) -> None:
