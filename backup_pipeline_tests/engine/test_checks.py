@@ -53,7 +53,8 @@ def test_verify_reads_the_share_it_was_asked_for_and_says_so(
 ) -> None:
     store.reset()
     report = verify(repository, read_data=share, seed=1)
-    assert report.ok and report.packs_total == len(packs_of(repository, 0) * 2)
+    packs = packs_of(repository, 0) + packs_of(repository, 1)
+    assert report.ok and report.packs_total == len(packs)
     assert share <= report.coverage <= min(1.0, share + 0.1)
     assert report.bytes_checked == pytest.approx(report.coverage * report.bytes_total)
     assert report.bytes_checked <= store.read_bytes <= report.bytes_checked + MIB
@@ -79,7 +80,7 @@ def test_a_drill_takes_about_the_share_it_was_asked_for(
     newest = repository.snapshots()[-1]
     chosen = [drill(repository, newest, tmp_path, sample=0.2, seed=seed) for seed in (1, 1, 2)]
     assert all(one.ok and 0.2 <= one.sample_fraction <= 0.25 for one in chosen)
-    assert [one.files for one in chosen] == [6, 6, 6] or chosen[0].files == chosen[1].files
+    assert chosen[0].bytes == chosen[1].bytes and all(one.files >= 6 for one in chosen)
     assert drill(repository, newest, tmp_path, sample=0.0).files == 1
     assert drill(repository, newest, tmp_path, sample=1.0).files == 31
     assert {one.name for one in tmp_path.iterdir()} == {"source"}

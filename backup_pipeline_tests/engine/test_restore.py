@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import resource
@@ -418,6 +419,32 @@ def test_a_full_disk_is_told_and_what_was_restored_stays(
         assert report.skipped_files == len(left) and report.ok
     finally:
         subprocess.run(["umount", target], check=True)
+
+
+def test_what_the_target_cannot_hold_is_named_and_the_rest_is_restored(
+    source: Path, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on FAT: no links of any sort, no large files."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    snapshot = back_up(repository, source)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * MIB, limits[1]))
+    try:
+        monkeypatch.setattr(os, "link", refuse)
+        monkeypatch.setattr(os, "symlink", refuse)
+        report = restore(repository, snapshot, tmp_path / "target")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    lost = {one["path"]: one["reason"] for one in report.damage}
+    assert not report.ok and lost.keys() == {"data/large.bin", "link", "readme"}
+    assert all(reason.startswith("the target cannot hold it: ") for reason in lost.values())
+    assert (report.written_files, report.written_bytes) == (3, 8 + 7)
+    found = state_of(tmp_path / "target")
+    kept = {path: one for path, one in state_of(source).items() if path.decode() not in lost}
+    assert found == kept
 
 
 @pytest.mark.slow

@@ -19,9 +19,16 @@ from backup_pipeline.engine.operations.metadata import set_metadata
 from backup_pipeline.engine.operations.rows import Row
 from backup_pipeline.engine.operations.target import Target
 
-__all__ = ["Assembly", "Refusals", "extents"]
+__all__ = ["CANNOT_HOLD", "Assembly", "Refusals", "extents"]
 
 MOST_OPEN_FILES = 200
+# What one entry meets and others need not: a file too large for FAT, a link where there are none.
+CANNOT_HOLD = frozenset(
+    {
+        *(errno.EFBIG, errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG, errno.ENOTSUP),
+        *(errno.EPERM, errno.EMLINK, errno.EXDEV),
+    }
+)
 
 
 def extents(holes: Any, at: int, size: int) -> Iterator[tuple[int, int, int]]:
@@ -102,17 +109,24 @@ class Assembly:
         target: Where to.
         owners: Whether to set owners.
         done: Called with a row, and with what could not be set, for each file that is whole.
+        lost: Called with a row and the reason for each file that is given up.
 
     Attributes:
         failed: Paths of the files that were given up.
     """
 
     def __init__(
-        self, target: Target, *, owners: bool, done: Callable[[Row, list[str]], None]
+        self,
+        target: Target,
+        *,
+        owners: bool,
+        done: Callable[[Row, list[str]], None],
+        lost: Callable[[Row, str], None],
     ) -> None:
         self._target = target
         self._owners = owners
         self._done = done
+        self._lost = lost
         self._us = (os.geteuid(), os.getegid())
         self._rows: list[Row] = []
         self._pieces = array("Q")
@@ -136,8 +150,12 @@ class Assembly:
         if beside:
             self._beside.add(number)
         if pieces == 0:
+            file = self._file(number)
             with Refusals(self._target, row.path):
-                self._finish(number, self._file(number))
+                try:
+                    self._finish(number, file)
+                except OSError as error:
+                    self._cannot(file, error)
 
     def put(self, number: int, at: int, content: memoryview) -> None:
         """Write a piece of the file that was added with this number, counted from 0."""
@@ -146,24 +164,34 @@ class Assembly:
             file.remaining -= 1
             if file.failed:
                 return
-            self._ensure_open(file)
-            for offset, start, length in extents(file.row.holes, at, len(content)):
-                _pwrite(file.fd, content[start : start + length], offset)
-            if file.remaining == 0:
-                self._finish(number, file)
-            elif self._open > MOST_OPEN_FILES:
-                self._close(file)
+            try:
+                self._ensure_open(file)
+                for offset, start, length in extents(file.row.holes, at, len(content)):
+                    _pwrite(file.fd, content[start : start + length], offset)
+                if file.remaining == 0:
+                    self._finish(number, file)
+                elif self._open > MOST_OPEN_FILES:
+                    self._close(file)
+            except OSError as error:
+                self._cannot(file, error)
 
-    def fail(self, number: int) -> Row | None:
-        """Give a file up; its row if that is news."""
+    def fail(self, number: int, reason: str) -> None:
+        """Give a file up."""
         file = self._file(number)
         with file.lock, Refusals(self._target, file.row.path):
-            if file.failed:
-                return None
+            self._fail(file, reason)
+
+    def _cannot(self, file: _File, error: OSError) -> None:
+        if error.errno not in CANNOT_HOLD:
+            raise error
+        self._fail(file, f"the target cannot hold it: {error.strerror}")
+
+    def _fail(self, file: _File, reason: str) -> None:
+        if not file.failed:
             file.failed = True
             self.failed.add(file.row.path)
             self._discard(file)
-        return file.row
+            self._lost(file.row, reason)
 
     def abandon(self) -> None:
         """Take away what was begun and is not whole."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from backup_pipeline.engine.errors import DamageError, NotFound
 from backup_pipeline.engine.folders import split
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.manifest import printable
-from backup_pipeline.engine.operations.assembly import Assembly, Refusals
+from backup_pipeline.engine.operations.assembly import CANNOT_HOLD, Assembly, Refusals
 from backup_pipeline.engine.operations.frames import (
     Fetch,
     FetchedFrame,
@@ -183,7 +184,7 @@ class _Restore:
         self.table = table
         self.lists = table.column("chunks").combine_chunks()
         self.rows = list(rows_of(table))
-        self.assembly = Assembly(target, owners=self.owners, done=self._done)
+        self.assembly = Assembly(target, owners=self.owners, done=self._done, lost=self._lost)
         self.lock = threading.Lock()
         self.meter = Meter(f"restore {result.dataset} {result.day}", report)
         self.local = threading.local()
@@ -316,17 +317,14 @@ class _Restore:
                 self.assembly.put(piece.row, piece.at, content)
                 done += piece.size
             else:
-                self._give_up(piece.row, f"a chunk in frame {frame.ordinal} has another id")
+                self.assembly.fail(piece.row, f"a chunk in frame {frame.ordinal} has another id")
         self.meter.add(done, 0)
 
     def _lose(self, frame: FetchedFrame, reason: str) -> None:
         for piece in frame.pieces:
-            self._give_up(piece.row, reason)
+            self.assembly.fail(piece.row, reason)
 
-    def _give_up(self, number: int, reason: str) -> None:
-        row = self.assembly.fail(number)
-        if row is None:
-            return
+    def _lost(self, row: Row, reason: str) -> None:
         with self.lock:
             self.result.lose(row.path, reason)
             self.result.written_files -= 1
@@ -342,7 +340,7 @@ class _Restore:
 
     def _finish(self, work: Work) -> None:
         """Metadata of files that were right, links, and the folders' own from the deepest up."""
-        target = self.target
+        target, result = self.target, self.result
         with Refusals(target, b"") as at:
             for number in work.right:
                 row = self.rows[number]
@@ -353,23 +351,35 @@ class _Restore:
                     self._metadata(row, target.open_read(at.path))
             for number, first in work.links:
                 at.path = self.rows[number].path
-                self._link(self.rows[first].path, at.path)
+                if not self._link(self.rows[first].path, at.path):
+                    result.written_files -= 1
             for number in work.symlinks:
                 row = self.rows[number]
                 at.path = row.path
-                target.symlink(row.link_target or b"", at.path)
-                self._link_metadata(row)
+                points_to = row.link_target or b""
+                if self._try(at.path, partial(target.symlink, points_to, at.path)):
+                    self._link_metadata(row)
             for row in reversed(self.rows):
                 if row.type == "directory":
                     at.path = row.path
                     self._metadata(row, os.dup(target.folder(at.path)))
 
-    def _link(self, first: bytes, path: bytes) -> None:
+    def _link(self, first: bytes, path: bytes) -> bool:
         if first in self.assembly.failed:
-            self.result.lose(path, "its bytes are those of a file that is damaged")
-            self.result.written_files -= 1
-        else:
-            self.target.link(first, path)
+            self.result.lose(path, "its bytes are those of a file that is not there")
+            return False
+        return self._try(path, partial(self.target.link, first, path))
+
+    def _try(self, path: bytes, make: Callable[[], None]) -> bool:
+        """Make a link; whether the target can hold one."""
+        try:
+            make()
+        except OSError as error:
+            if error.errno not in CANNOT_HOLD:
+                raise
+            self.result.lose(path, f"the target cannot hold it: {error.strerror}")
+            return False
+        return True
 
     def _link_metadata(self, row: Row) -> None:
         folder, name = split(row.path)
