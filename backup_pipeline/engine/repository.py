@@ -11,20 +11,17 @@ repositories/<prefix>/      one per dataset; prefix = keyed hash of its name
 
 from __future__ import annotations
 
-import secrets as random_source
 from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from backup_pipeline.engine.crypto import KEY_BYTES, Buffer, Sealer, derive, sha256_hex
+from backup_pipeline.engine.crypto import Buffer, Sealer, derive, sha256_hex
 from backup_pipeline.engine.documents import (
-    STORE_NAME,
     check_documents,
     key_set_name,
     key_sets,
     put_twice,
-    read_either,
 )
 from backup_pipeline.engine.errors import (
     BackupError,
@@ -32,14 +29,11 @@ from backup_pipeline.engine.errors import (
     NotFound,
     ObjectMissing,
     UsageError,
-    WrongKey,
 )
 from backup_pipeline.engine.format.document import (
     Descriptor,
     KeySet,
-    decode_descriptor,
     decode_key_set,
-    encode_descriptor,
     encode_key_set,
 )
 from backup_pipeline.engine.format.pack import (
@@ -64,15 +58,12 @@ from backup_pipeline.engine.format.sealed import open_sealed, seal
 from backup_pipeline.engine.keys import (
     DatasetKeys,
     KeyEncryptionKey,
-    Passphrase,
-    Plaintext,
     Secret,
-    unwrap,
-    wrap,
 )
 from backup_pipeline.engine.log import Log
 from backup_pipeline.engine.state import RepositoryState, best_of
 from backup_pipeline.engine.store import Store
+from backup_pipeline.engine.unlocking import from_newest, unlock
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,10 +79,6 @@ __all__ = [
     "unlock_store",
     "utc_now",
 ]
-
-T = TypeVar("T")
-STORE_ID_BYTES = 16
-_PUBLIC_NAME_KEY = derive(b"backup_pipeline: no encryption. ", "public name key")
 
 
 def utc_now() -> datetime:
@@ -128,98 +115,7 @@ def unlock_store(store: Store, secrets: Sequence[Secret], *, create: bool = Fals
         NotFound: Nothing of ours is there, and ``create`` is off.
         WrongKey: None of the secrets opens it.
     """
-    descriptor = _descriptor(store, secrets, create=create)
-    if not descriptor.encrypted:
-        if not any(isinstance(secret, Plaintext) for secret in secrets):
-            raise UsageError(
-                f"{store.url} was made with `encryption: none`, but a key is given",
-                "say `encryption: none`, or choose another store for encrypted backups",
-            )
-        return UnlockedStore(store, descriptor, [], _PUBLIC_NAME_KEY)
-    kdf = descriptor.kdf
-    assert kdf is not None
-    keks = [
-        KeyEncryptionKey.from_secret(secret, kdf)
-        for secret in secrets
-        if not isinstance(secret, Plaintext)
-    ]
-    if not keks:
-        raise WrongKey(
-            f"{store.url} is encrypted and no key is given",
-            "set BACKUP_PASSPHRASE or give --key-file",
-        )
-    found = key_sets(store, "keys/", mend=create)
-    if not found:
-        if store.list_names("repositories/"):
-            raise DamageError(f"{store.url} has lost its key sets", "copy keys/ back into it")
-        if not create:  # being prepared, or its preparation was interrupted
-            raise _nothing_here(store)
-        if any(isinstance(secret, Passphrase) for secret in secrets):
-            KeyEncryptionKey.refuse_weak(kdf)
-        key = random_source.token_bytes(KEY_BYTES)
-        wraps = [wrap(kek, "store", descriptor.store, key) for kek in keks]
-        name = key_set_name("keys/", 0)
-        content = encode_key_set(KeySet(name, descriptor.store, kdf, None, wraps))
-        found = [put_twice(store, name, content, decode_key_set)]
-    name_key = _from_newest(
-        found,
-        lambda key_set: unwrap(keks, "store", descriptor.store, key_set.wraps),
-        store.url,
-    )
-    return UnlockedStore(store, descriptor, keks, name_key)
-
-
-def _descriptor(store: Store, secrets: Sequence[Secret], *, create: bool) -> Descriptor:
-    try:
-        return read_either(store, STORE_NAME, decode_descriptor, mend=create)
-    except (ObjectMissing, DamageError) as error:
-        # The key sets say the same; the loss is verify's to report.
-        folders = [f"repositories/{name}/" for name in store.list_names("repositories/")]
-        for folder in ("", *folders):
-            for key_set in key_sets(store, f"{folder}keys/"):
-                encryption = "none" if key_set.kdf is None else "aes-256-gcm"
-                return Descriptor(key_set.store, encryption, key_set.kdf)
-        if isinstance(error, DamageError) or folders:
-            raise DamageError(
-                f"{store.url} has lost its descriptor and its key sets",
-                "copy store and keys/ back into it",
-            ) from None
-    if not create:
-        raise NotFound(
-            f"{store.url} holds no backups",
-            "check the URL; the first backup of a plan prepares its stores",
-        )
-    store.probe().require()
-    plain = any(isinstance(secret, Plaintext) for secret in secrets)
-    descriptor = Descriptor(
-        random_source.token_bytes(STORE_ID_BYTES),
-        "none" if plain else "aes-256-gcm",
-        None if plain else KeyEncryptionKey.new_parameters(),
-    )
-    return put_twice(store, STORE_NAME, encode_descriptor(descriptor), decode_descriptor)
-
-
-def _nothing_here(store: Store) -> NotFound:
-    return NotFound(
-        f"{store.url} holds no backups",
-        "check the URL; the first backup of a plan prepares its stores",
-    )
-
-
-def _from_newest(found: Sequence[KeySet], open_one: Callable[[KeySet], T], where: str) -> T:
-    """What the newest key set holds that one of our keys opens."""
-    failure: BackupError | None = None
-    for key_set in found:
-        try:
-            return open_one(key_set)
-        except WrongKey as error:
-            failure = failure or error
-        except DamageError as error:
-            failure = error
-    assert failure is not None
-    if isinstance(failure, DamageError):
-        raise failure
-    raise WrongKey(f"none of the keys given opens {where}", failure.hint)
+    return UnlockedStore(store, *unlock(store, secrets, create=create))
 
 
 class UnlockedStore:
@@ -370,7 +266,7 @@ class UnlockedStore:
                     f"copy {prefix}keys/ back into it",
                 )
         if self.encrypted:
-            keys = _from_newest(
+            keys = from_newest(
                 found,
                 lambda key_set: DatasetKeys.unwrap(self._keks, key_set.subject, key_set.wraps),
                 f"the repository {self.store.url}/{prefix}",
