@@ -158,6 +158,7 @@ class UnlockedStore:
                 f"{self.store.url} holds no backups of {dataset}",
                 "list what it holds with `backup-pipeline snapshots`",
             )
+        found.state.dataset = dataset  # as the log says, unless its first record is lost
         return found
 
     def repositories(
@@ -174,6 +175,11 @@ class UnlockedStore:
             prefix = f"repositories/{name}/"
             try:
                 found = self._open(prefix)
+                if found is not None and not found.dataset:
+                    raise DamageError(
+                        f"{prefix} has lost the record that names its dataset",
+                        "it opens by the dataset's name: --dataset NAME",
+                    )
             except (DamageError, UsageError) as error:
                 if report is None:
                     raise

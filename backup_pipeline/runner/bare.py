@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from backup_pipeline.engine.errors import NotFound, UsageError
+from backup_pipeline.engine.errors import BackupError, NotFound, UsageError
 from backup_pipeline.runner.places import OpenStores, Place
 from backup_pipeline.runner.reading import Reader
 
@@ -77,4 +77,7 @@ class StoreReader(Reader):
         return [Place(dataset, repository.tier, url, find)]
 
     def _all(self) -> list[str]:
-        return [one.dataset for one in self._stores.unlocked(_STORE).repositories()]
+        def tell(prefix: str, error: BackupError) -> None:
+            self._notice(f"{prefix} cannot be opened and is left out: {error.message}")
+
+        return [one.dataset for one in self._stores.unlocked(_STORE).repositories(tell)]

@@ -25,8 +25,10 @@ from backup_pipeline.engine.keys import PLAINTEXT, KeyEncryptionKey, KeyFile, Pa
 from backup_pipeline.engine.operations.verify import verify
 from backup_pipeline.engine.repository import unlock_store
 from backup_pipeline.engine.store import Store
+from backup_pipeline.engine.store.local import LocalStore
 from backup_pipeline.engine.store.memory import MemoryStore
 from backup_pipeline.engine.store.wrappers import Fault, FaultyStore
+from backup_pipeline.runner.bare import StoreReader
 from backup_pipeline_tests.format.stores import DATASET, KEY, Whole, make_store
 
 Damage = Callable[[Store, str], None]
@@ -137,6 +139,7 @@ def test_a_record_lost_with_its_twin_hides_what_it_said_and_no_more(
             store.heal(name, _flip(whole.names[name], 999))
         repository = whole.open(store)
         assert list(repository.log.lost) == [number]
+        assert repository.dataset == DATASET
         gone = {s.id for s in whole.open(whole.store()).snapshots() if s.sequence == number}
         assert {s.id for s in repository.snapshots()} == set(whole.trees) - gone
         # The content key of a run stands in its record, so a lost one costs the run's packs.
@@ -309,3 +312,23 @@ def test_a_beginning_that_is_cut_off_anywhere_is_taken_up() -> None:
         assert report.damage == [], nth
         assert len(names) == 10
     assert nth > 6
+
+
+def test_the_verbs_say_what_is_lost_and_go_on(whole: Whole, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    for name, content in whole.names.items():
+        store.put(name, content)
+    repository = whole.open(store)
+    last = repository.log.next_sequence - 1
+    for twin in (False, True):
+        store.delete(repository.log.name(0, twin=twin))
+        store.heal(repository.log.name(last, twin=twin), b"")
+    with StoreReader(str(tmp_path / "store"), DATASET, [whole.secret]) as reader:
+        assert len(reader.snapshots()) == len(whole.trees) - 1
+        assert [notice.partition(", with")[0].split()[-1] for notice in reader.notices] == [
+            "0",
+            str(last),
+        ]
+    with StoreReader(str(tmp_path / "store"), None, [whole.secret]) as reader:
+        assert reader.datasets() == []
+        assert "names its dataset" in reader.notices[0]
