@@ -202,7 +202,7 @@ def _other(name: str, first: str, second: str) -> str:
 def test_names_of_other_shapes_are_left_alone(whole: Whole) -> None:
     store = whole.store()
     prefix = whole.open(store).prefix
-    strange = [f"{prefix}{name}" for name in ("log/x", "log/000000/1", "keys/old", "twin/9")]
+    strange = [f"{prefix}{name}" for name in ("log/x", "log/000000/1", "keys/old/a", "twin/9")]
     strange += [f"{prefix}log/000000/00009999", f"{prefix}packs/{'0' * 32}/{'g' * 64}", "keys/a"]
     for name in strange:
         store.put(name, b"not ours")
