@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import resource
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -249,8 +250,16 @@ def test_a_manifest_with_entries_below_a_link_writes_nothing_outside(
         [link, {"path": b"a/out", "type": "file"}],
         [link, {"path": b"a/out", "type": "directory", "mode": 0o777}],
         [link, {"path": b"a/out", "type": "symlink", "link_target": b"x"}],
+        [link],
+        [{"path": b"a/out", "type": "file"}],
+        [{"path": b"a/out/x", "type": "symlink", "link_target": b"x"}],
+        [{"path": b"a/out/x", "type": "file"}],
     ):
         bad = crafted(repository, snapshot, rows)
+        if rows == [link]:  # and from here on, it is there
+            shutil.rmtree(tmp_path / "target")
+            assert restore(repository, bad, tmp_path / "target").ok
+            continue
         for _ in range(2):  # the second time, what the first made is in the way
             with pytest.raises(BackupError):
                 restore(repository, bad, tmp_path / "target")
@@ -301,52 +310,65 @@ def test_a_sparse_file_over_4_gib_stays_sparse(repository: Repository, tmp_path:
             other.seek(offset)
             assert one.read(MIB) == other.read(MIB)
     assert drill(repository, snapshot, tmp_path / "scratch", sample=1.0).ok
+    with found.open("r+b") as other:  # in a hole, the time put back
+        times = os.fstat(other.fileno())
+        other.seek(3 << 30)
+        other.write(b"!")
+        other.flush()
+        os.utime(found, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert restore(repository, snapshot, tmp_path / "target").written_files == 1
+    assert found.stat().st_blocks * 512 < 8 * MIB
 
 
 @pytest.fixture
-def few_descriptors() -> Iterator[None]:
+def few_descriptors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ten files may be open at once, and the system allows few more."""
+    monkeypatch.setattr(assembly, "MOST_OPEN_FILES", 10)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (assembly.MOST_OPEN_FILES + 100, hard))
+    used = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 40, hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def alike(source: Path, count: int) -> None:
+    """Files that begin with the same chunks, which come from one frame each."""
+    source.mkdir()
+    shared = random.Random(0).randbytes(2 * MIB)
+    for number in range(count):
+        (source / f"{number:04d}").write_bytes(shared + random.Random(number).randbytes(64))
 
 
 @pytest.mark.usefixtures("few_descriptors")
 def test_more_unfinished_files_than_may_be_open_at_once(
     repository: Repository, tmp_path: Path
 ) -> None:
-    source, count = tmp_path / "source", assembly.MOST_OPEN_FILES + 150
-    source.mkdir()
-    shared = random.Random(0).randbytes(MIB // 2)
-    for number in range(count):  # all begin with the same chunks, which come from one frame
-        (source / f"{number:04d}").write_bytes(shared + random.Random(number).randbytes(64))
-    snapshot = back_up(repository, source)
+    alike(tmp_path / "source", 100)
+    snapshot = back_up(repository, tmp_path / "source")
     assert restore(repository, snapshot, tmp_path / "target").ok
-    assert groups(state_of(tmp_path / "target")) == groups(state_of(source))
+    assert groups(state_of(tmp_path / "target")) == groups(state_of(tmp_path / "source"))
 
 
 @pytest.mark.usefixtures("few_descriptors")
 def test_damaged_files_are_named_taken_away_and_cost_no_descriptors(
     repository: Repository, tmp_path: Path
 ) -> None:
-    source, count = tmp_path / "source", assembly.MOST_OPEN_FILES + 150
-    source.mkdir()
-    shared = random.Random(0).randbytes(MIB // 2)
-    for number in range(count):
-        (source / f"{number:04d}").write_bytes(shared + random.Random(number).randbytes(64))
+    source, count = tmp_path / "source", 100
+    alike(source, count)
     os.link(source / "0001", source / "another name")
     os.chmod(source / "0002", 0o400)
     snapshot = back_up(repository, source)
     names = [one.name for one in repository.store.list(f"{repository.prefix}packs/")]
-    chunks = repository.manifest(snapshot).table["chunks"].to_pylist()
-    middle = chunks[count // 2][-1]
-    pack = next(name for name in names if name.endswith(middle["pack"][16:].hex()))
+    rows = repository.manifest(snapshot).table.select(["path", "chunks"]).to_pylist()
+    last = next(row["chunks"][-1] for row in rows if row["path"] == b"0001")
+    pack = next(name for name in names if name.endswith(last["pack"][16:].hex()))
     content = bytearray(repository.store.get(pack))
-    for place in range(middle["offset"], len(content) - 4096, 1000):
+    for place in range(last["offset"], len(content) - 4096, 1000):
         content[place] ^= 1
     repository.store.heal(pack, content)
     report = restore(repository, snapshot, tmp_path / "target")
     assert not report.ok and 0 < report.damage_count < count
+    assert {"0001", "another name"} <= {one["path"] for one in report.damage}
     kept = groups(state_of(source))
     found = state_of(tmp_path / "target")
     assert len(found) == count + 1 - report.damage_count

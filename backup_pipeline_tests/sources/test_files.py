@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from backup_pipeline.engine import folders
 from backup_pipeline.engine.chunker import SOLID_LIMIT_BYTES
 from backup_pipeline.engine.errors import DayUnavailable, SourceError
 from backup_pipeline.engine.format.record import Snapshot
@@ -372,6 +373,27 @@ def test_what_is_replaced_between_listing_and_reading_is_named_and_not_followed(
     assert [one for one in "abe" if os.path.lexists(tmp_path / "back" / one)] == whole
     assert (tmp_path / "back" / "c" / "d").read_bytes() == b"d" * 1000
     expect_healed(repository, three, tmp_path / "healed")
+
+
+def test_a_folder_that_became_a_link_is_not_read_through(
+    tmp_path: Path, three: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "MOST_OPEN_FOLDERS", 1)
+    (three / "c" / "e" / "f").mkdir(parents=True)  # "c" is opened again for what is in it
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "d").write_bytes(b"not of this dataset")
+
+    def replace_c(_: int) -> None:
+        (three / "c").rename(tmp_path / "moved away")
+        (three / "c").symlink_to(outside)
+
+    snapshot = meddled(repository, three, "before", replace_c, b"c")
+    problems = {one["path"]: one["reason"] for one in snapshot.problems}
+    assert set(problems) >= {"c", "c/d"}
+    assert set(problems.values()) == {"vanished: something else took its place"}
+    report = restore(repository, snapshot, tmp_path / "back")
+    assert not report.ok and not (tmp_path / "back" / "c" / "d").exists()
 
 
 LARGE = SOLID_LIMIT_BYTES * 3
