@@ -46,8 +46,8 @@ def restore(
     """
     from backup_pipeline.runner import parse_time
 
-    if to is None:
-        raise click.UsageError("restore needs --to DIR")
+    if not to:
+        raise click.UsageError("restore needs --to DIR, and DIR is not empty")
     with call.reader() as reader:
         report = reader.restore(
             call.wanted(reader),
@@ -73,7 +73,10 @@ def _show_restore(report: RestoreReport) -> None:
     if report.dry_run:
         print(f"would restore {what} to {report.target}: {size}")
     else:
-        print(f"restored {what} to {report.target}: {size} in {human_seconds(report.duration_s)}")
+        right = report.written_files + report.skipped_files
+        share = "" if report.ok else f"{right} of "
+        took = human_seconds(report.duration_s)
+        print(f"restored {what} to {report.target}: {share}{size} in {took}")
     verb = "to write" if report.dry_run else "written"
     print(
         f"  {verb}: {count(report.written_files, 'file')}, {human_bytes(report.written_bytes)};"

@@ -6,6 +6,7 @@ BackupError                 exit code 3: the operation could not be done
 │   ├── KeyMissing          a key is named but was not given
 │   └── WrongKey            the key given does not open this store or repository
 ├── DamageError             exit code 1: stored bytes are not what was stored
+│   └── UnsoundParent       what a new snapshot would build on is damaged
 ├── NotFound                a repository, snapshot or day that is not there
 ├── DayUnavailable          a past day that cannot be had honestly
 ├── Conflict                the log moved on in a way that this operation cannot join
@@ -36,6 +37,7 @@ __all__ = [
     "SourceError",
     "StoreError",
     "StoreUnavailable",
+    "UnsoundParent",
     "UsageError",
     "WrongKey",
 ]
@@ -114,6 +116,10 @@ class DamageError(BackupError):
     """Stored bytes are missing, changed, swapped or cut short."""
 
     exit_code = 1
+
+
+class UnsoundParent(DamageError):
+    """A snapshot that another would build on is damaged; a full begins a new chain."""
 
 
 class NotFound(BackupError):

@@ -123,6 +123,7 @@ class Finder(ABC):
                 continue
             if repository is not None:
                 found.append(repository)
+                self._notice_losses(place, repository)
         if failures and (tier is not None or not found):
             raise failures[0]
         for failure in failures:
@@ -134,6 +135,11 @@ class Finder(ABC):
                     f" and snapshots may be missing from it: {what}"
                 )
         return found
+
+    def _notice_losses(self, place: Place, repository: Repository) -> None:
+        """Tell of lost log records: what they said, a newer snapshot perhaps, does not show."""
+        for lost in repository.log.lost.values():
+            self._notice(f"tier {place.tier} is damaged, and a newer snapshot may not show: {lost}")
 
     def _notice(self, text: str) -> None:
         if text not in self.notices:

@@ -8,7 +8,13 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backup_pipeline.engine.errors import KeyMissing, StoreError, UsageError
+from backup_pipeline.engine.errors import (
+    DamageError,
+    KeyMissing,
+    NotFound,
+    StoreError,
+    UsageError,
+)
 from backup_pipeline.plan.cadence import day_closes_at, local_day
 from backup_pipeline.runner.finding import utc_now
 from backup_pipeline.runner.places import OpenStores, Place
@@ -160,6 +166,12 @@ class PlanReader(Reader):
         repository = self._stores.repository(rules.store, spec.key)
         if repository is None:
             repository = self._create(spec, rules)
+        if repository.log.lost:
+            raise DamageError(
+                f"the log of {spec.key} in tier {rules.name} is damaged and is not written to:"
+                f" {'; '.join(repository.log.lost.values())}",
+                "`backup-pipeline verify` names what is damaged; the other tiers are not concerned",
+            )
         if repository.tier != rules.name:
             raise UsageError(
                 f"store {rules.store} holds {spec.key} of tier {repository.tier}, not {rules.name}",
@@ -179,6 +191,11 @@ class PlanReader(Reader):
         Keys begin in the first tier, whichever tier runs first: two tiers that begin at once then
         meet at one create-only name instead of each making keys of its own.
         """
+        try:
+            self._stores.unlocked(rules.store)
+        except NotFound:
+            where = self.plan.stores[rules.store].display_url
+            self._notice(f"{where} held no backups: it is prepared as store {rules.store}")
         keys = None
         for sibling in spec.tiers.values():
             if sibling.name == rules.name:

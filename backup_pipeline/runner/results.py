@@ -57,10 +57,11 @@ class TierStatus:
         age_s: Seconds since that time, or since the plan's start where there is no good snapshot;
             None where the store could not be asked.
         rpo_s: Tolerated age in seconds; None where the plan sets none.
-        fresh: Whether the age is within it; False where the store could not be asked.
+        fresh: Whether the age is within it; False where the store could not be asked or the log
+            is damaged.
         missing_days: Closed cadence days of the last ``STATUS_DAYS`` days without a good snapshot.
         late_days: Days whose best snapshot is marked late.
-        error: Why the store could not be asked.
+        error: Why the store could not be asked, or what is damaged.
     """
 
     dataset: str

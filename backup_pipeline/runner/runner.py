@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from backup_pipeline.engine.errors import (
     DayUnavailable,
     StoreError,
     StoreUnavailable,
+    UnsoundParent,
     UsageError,
 )
 from backup_pipeline.plan.cadence import day_closes_at, is_cadence_day
@@ -210,20 +211,45 @@ class Runner(PlanReader):
         # Imported last, for pyarrow is loaded while the store's key is derived.
         from backup_pipeline.engine.operations.backup import backup
 
+        def read(kind: str, parent: Snapshot | None, base: Snapshot | None) -> Snapshot:
+            return backup(
+                repository,
+                source,
+                day=task.day,
+                kind=kind,
+                parent=parent,
+                base=base,
+                timing=timing,
+                clock=self._clock,
+                report=self._report,
+            )
+
+        snapshot, reason = self._make(task, repository, read)
+        before = repository.snapshots()[:-1]
+        if before and before[-1].files and not snapshot.files:
+            self._notice(
+                f"all {before[-1].files} files of the last snapshot are gone from"
+                f" {source.describe()}; is it mounted?"
+            )
+        return Result(snapshot, True, reason, tuple(self.notices))
+
+    def _make(
+        self,
+        task: _Task,
+        repository: Repository,
+        make: Callable[[str, Snapshot | None, Snapshot | None], Snapshot],
+    ) -> tuple[Snapshot, str]:
+        """A snapshot of the kind that is due, and why; a full where nothing sound is built on."""
         history = repository.snapshots()
         choice = choose_kind(task.rules, history, task.day, task.kind)
-        snapshot = backup(
-            repository,
-            source,
-            day=task.day,
-            kind=choice.kind,
-            parent=_by_id(history, choice.parent_id),
-            base=_by_id(history, choice.base_id),
-            timing=timing,
-            clock=self._clock,
-            report=self._report,
-        )
-        return Result(snapshot, True, choice.reason, tuple(self.notices))
+        parent, base = _by_id(history, choice.parent_id), _by_id(history, choice.base_id)
+        try:
+            return make(choice.kind, parent, base), choice.reason
+        except UnsoundParent as error:
+            if task.kind is not None:
+                raise
+            self._notice(f"a new chain begins: {error.message}")
+            return make("full", None, None), "what it would have built on is damaged"
 
     # -- copy
 
@@ -329,21 +355,23 @@ class Runner(PlanReader):
         from backup_pipeline.engine.operations.copy import copy
 
         target = self._writable(task.dataset, task.rules)
-        history = target.snapshots()
-        choice = choose_kind(task.rules, history, task.day, task.kind)
-        snapshot = copy(
-            donor.repository,
-            donor.snapshot,
-            target,
-            kind=choice.kind,
-            parent=_by_id(history, choice.parent_id),
-            base=_by_id(history, choice.base_id),
-            day=task.day,
-            timing=timing,
-            clock=self._clock,
-            report=self._report,
-        )
-        reason = f"copied from tier {donor.repository.tier}; {choice.reason}"
+
+        def bring(kind: str, parent: Snapshot | None, base: Snapshot | None) -> Snapshot:
+            return copy(
+                donor.repository,
+                donor.snapshot,
+                target,
+                kind=kind,
+                parent=parent,
+                base=base,
+                day=task.day,
+                timing=timing,
+                clock=self._clock,
+                report=self._report,
+            )
+
+        snapshot, why = self._make(task, target, bring)
+        reason = f"copied from tier {donor.repository.tier}; {why}"
         return Result(snapshot, True, reason, tuple(self.notices))
 
     def copy(

@@ -31,6 +31,7 @@ def tier_status(plan: Plan, dataset: Dataset, place: Place, now: datetime) -> Ti
     except BackupError as error:
         return TierStatus(place.dataset, place.tier, place.store, rpo_s=rpo_s, error=error.message)
     snapshots = repository.snapshots() if repository else []
+    lost = "; ".join(repository.log.lost.values()) if repository else ""
     good = [one for one in snapshots if is_good(one)]
     newest = max(good, key=lambda one: (one.captured_at, one.sequence), default=None)
     age_s = (now - (newest.captured_at if newest else _start(plan))).total_seconds()
@@ -44,9 +45,10 @@ def tier_status(plan: Plan, dataset: Dataset, place: Place, now: datetime) -> Ti
         newest=newest,
         age_s=age_s,
         rpo_s=rpo_s,
-        fresh=rpo_s is None or age_s <= rpo_s,
+        fresh=not lost and (rpo_s is None or age_s <= rpo_s),
         missing_days=_missing(plan, rules, best, now),
         late_days=_late(plan, best, now),
+        error=f"damaged: {lost}" if lost else None,
     )
 
 

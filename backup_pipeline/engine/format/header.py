@@ -14,6 +14,7 @@ __all__ = [
     "FORMAT_VERSION",
     "HEADER_BYTES",
     "KEY_SET",
+    "MAGIC",
     "MANIFEST",
     "PACK",
     "RECORD",

@@ -33,6 +33,7 @@ from backup_pipeline.engine.operations.committing import (
     take_up_packs,
 )
 from backup_pipeline.engine.operations.compare import Comparison, lacking
+from backup_pipeline.engine.operations.foundation import foundation_rows
 from backup_pipeline.engine.operations.packing import Packer
 from backup_pipeline.engine.operations.reading import EntryReader, rows_with_names
 from backup_pipeline.engine.progress import Meter, Report
@@ -96,6 +97,7 @@ def backup(
     Raises:
         SourceError: The source cannot be read at all.
         StoreError: The store failed; nothing was committed.
+        UnsoundParent: ``parent`` or ``base`` is damaged; nothing was written.
     """
     return _Backup(repository, source, kind, parent, base, clock, report).run(day, timing)
 
@@ -215,7 +217,7 @@ class _Backup:
     def _reference_rows(self) -> pa.Table | None:
         if self.reference is None:
             return None
-        return self.repository.manifest(self.reference).table
+        return foundation_rows(self.repository, self.reference)
 
     def _scan(self, reader: EntryReader, inherited: pa.Table | None) -> list[tuple[bytes, int]]:
         """Hold the scan against the reference and read what may differ.

@@ -46,6 +46,7 @@ from backup_pipeline.engine.operations.committing import (
     take_up_packs,
 )
 from backup_pipeline.engine.operations.compare import lacking
+from backup_pipeline.engine.operations.foundation import foundation_rows
 from backup_pipeline.engine.operations.frames import FetchedFrame, FramePlan, open_frame
 from backup_pipeline.engine.operations.packing import Packer, thread_count
 from backup_pipeline.engine.operations.reading import chunk_column, rows_with_names
@@ -86,6 +87,7 @@ def copy(
     Raises:
         DamageError: The source tier's bytes are not what was stored; nothing was committed.
         UsageError: The repositories have different keys.
+        UnsoundParent: ``parent`` or ``base`` is damaged; nothing was written.
     """
     if source.keys.index != target.keys.index:
         raise UsageError(
@@ -139,7 +141,7 @@ class _Copy:
         rows = self.source.manifest(self.snapshot).table
         old = None
         if self.reference is not None:
-            old = self.target.manifest(self.reference).table
+            old = foundation_rows(self.target, self.reference)
         changed, deleted, changes = self._changed(rows, old)
         index = ChunkIndex(old)
         run = begin_run(

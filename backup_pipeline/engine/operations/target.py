@@ -16,6 +16,7 @@ from blake3 import blake3
 
 from backup_pipeline.engine.errors import BackupError, UsageError
 from backup_pipeline.engine.folders import Folders, split
+from backup_pipeline.engine.format.header import MAGIC, STORE
 from backup_pipeline.engine.manifest import printable
 
 __all__ = ["Target"]
@@ -37,13 +38,14 @@ class Target:
         existed: Whether anything was in it before.
 
     Raises:
-        UsageError: It is there and is no directory, or is closed to us.
+        UsageError: It is there and is no directory, is closed to us, or lies in a store.
     """
 
     def __init__(self, root: Path, *, create: bool = True) -> None:
         self.root = root
         self.existed = False
         self._fd = -1
+        _refuse_stores(root)
         try:
             if create:
                 root.mkdir(parents=True, exist_ok=True)
@@ -200,3 +202,19 @@ class Target:
 def _name_beside(path: bytes) -> bytes:
     """The same each time, so that what a stopped restore left is found by the next."""
     return b".restoring-" + blake3(path).hexdigest()[:16].encode()
+
+
+def _refuse_stores(root: Path) -> None:
+    """Refuse to restore over backups: a directory that is, or lies in, a store."""
+    whole = root.resolve()
+    for folder in (whole, *whole.parents):
+        try:
+            with (folder / "store").open("rb") as file:
+                begin = file.read(len(MAGIC) + 1)
+        except OSError:
+            continue
+        if begin == MAGIC + STORE:
+            raise UsageError(
+                f"cannot restore to {root}: {folder} is a store of backups",
+                "name a directory outside of it",
+            )

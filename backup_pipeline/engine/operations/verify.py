@@ -141,7 +141,8 @@ class _Verify:
         self.meter.enter("looking for packs")
         present = self._look_for(packs)
         result.packs_total = len(packs)
-        result.bytes_total = sum(pack.size for pack in present)
+        # Of a pack that is missing or cut short, what is known to be needed counts.
+        result.bytes_total = sum(pack.size or pack.end for pack in packs)
         chosen = self._choose(present)
         self.meter.total_bytes = sum(pack.size for pack in chosen)
         self.meter.enter("reading packs")
