@@ -77,7 +77,7 @@ def test_the_log_of_a_copying_tier_grows_with_the_copies_and_not_with_their_squa
 ) -> None:
     local, cloud, _ = tiers
     (tmp_path / "source").mkdir()
-    for number in range(40):
+    for number in range(24):
         (tmp_path / "source" / "file").write_bytes(random.Random(number).randbytes(100))
         copy_over(local, back_up(local, tmp_path / "source"), cloud)
     sizes = [one.size_bytes for one in cloud.store.list(f"{cloud.prefix}log/")]

@@ -125,7 +125,7 @@ def expect_diff(repository: Repository, old: Snapshot, new: Snapshot, a: State, 
 
 
 @settings(
-    max_examples=25,
+    max_examples=16,
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
