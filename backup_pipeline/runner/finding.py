@@ -128,12 +128,6 @@ class Finder(ABC):
             raise failures[0]
         for failure in failures:
             self._notice(f"out of reach, left out: {failure.message}")
-        for repository in found:
-            for what in repository.log.lost.values():
-                self._notice(
-                    f"{repository.dataset or dataset} in tier {repository.tier or '?'} is damaged,"
-                    f" and snapshots may be missing from it: {what}"
-                )
         return found
 
     def _notice_losses(self, place: Place, repository: Repository) -> None:
