@@ -374,6 +374,22 @@ def test_damaged_files_are_named_taken_away_and_cost_no_descriptors(
     assert all(kept[path].digest == entry.digest for path, entry in found.items())
 
 
+def test_of_a_pack_that_was_cut_short_all_before_the_cut_is_restored(
+    repository: Repository, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(12):
+        (source / f"{number:02d}").write_bytes(random.Random(number).randbytes(MIB))
+    snapshot = back_up(repository, source)
+    (pack,) = [one.name for one in repository.store.list(f"{repository.prefix}packs/")]
+    content = bytes(repository.store.get(pack))
+    repository.store.heal(pack, content[: len(content) // 2])
+    report = restore(repository, snapshot, tmp_path / "target")
+    assert 5 <= report.damage_count <= 7 and report.written_files == 12 - report.damage_count
+    assert groups(state_of(tmp_path / "target")).items() <= groups(state_of(source)).items()
+
+
 def test_a_target_that_is_closed_is_named(source: Path, repository: Repository) -> None:
     snapshot = back_up(repository, source)
     restore(repository, snapshot, source.parent / "warm")  # all modules are loaded by now

@@ -284,8 +284,11 @@ class _Restore:
             sealed = fetch_bytes(self.repository, fetch)
             sealer = self.repository.pack_sealer(fetch.pack)
         except DamageError as error:
-            for frame in fetch.frames:
-                self._lose(frame, error.message)
+            if len(fetch.frames) == 1:
+                self._lose(fetch.frames[0], error.message)
+                return
+            for frame in fetch.frames:  # of a pack that was cut short, some may still be had
+                self._fetch(Fetch(fetch.pack, frame.offset, frame.stored, (frame,)))
             return
         for frame in fetch.frames:
             start = frame.offset - fetch.offset
