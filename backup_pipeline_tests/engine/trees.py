@@ -274,7 +274,8 @@ class Tree:
 
     def _chmod(self, which: int, mode: int, _: int) -> None:
         if (path := self._choose(which, "file", "directory")) is not None:
-            os.chmod(path, MODES[mode % len(MODES)])
+            ours = 0 if os.geteuid() == 0 else 0o700  # or else it could not be backed up
+            os.chmod(path, MODES[mode % len(MODES)] | ours)
 
     def _chown(self, which: int, owner: int, _: int) -> None:
         if os.geteuid() == 0 and (path := self._choose(which)) is not None:

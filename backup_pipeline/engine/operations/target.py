@@ -208,8 +208,11 @@ def _refuse_stores(root: Path) -> None:
     """Refuse to restore over backups: a directory that is, or lies in, a store."""
     whole = root.resolve()
     for folder in (whole, *whole.parents):
+        descriptor = folder / "store"
         try:
-            with (folder / "store").open("rb") as file:
+            if not descriptor.is_file():  # a fifo would wait for its writer
+                continue
+            with descriptor.open("rb") as file:
                 begin = file.read(len(MAGIC) + 1)
         except OSError:
             continue
