@@ -251,9 +251,7 @@ def _damage_and_repair(play: _Play) -> None:
     if not run.failed_checks:
         raise DemoFailed(f"a flipped byte in {DAMAGED} of {day} went unnoticed")
     play.say(f"\nOne byte of {DAMAGED} flipped on the disk: matches local {day} is red")
-    copied = stage.runner.copy(
-        DAMAGED, from_tier="cloud", to_tier="local", day=day, kind="full", force=True
-    )
+    copied = stage.runner.copy(DAMAGED, from_tier="cloud", to_tier="local", day=day, kind="full")
     run = stage.check("matches", "local", (DAMAGED,), day)
     _expect(run, f"check matches of {DAMAGED} after the copy back")
     _tally(play, run)
