@@ -1,14 +1,11 @@
-"""Running one command as a whole process: its seconds, its CPU time and its peak memory.
-
-This process stays small on purpose: Linux counts the memory of the process that starts a command
-towards the command's own peak, so numpy and its like are kept out of here.
-"""
+"""Running one command as a whole process: its seconds, its CPU time and its peak memory."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
-import time
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,24 +68,19 @@ def measure(command: Command, log: Path) -> Measured:
         ToolFailed: It did not exit with 0; the message holds the end of its output.
     """
     settle()
-    with log.open("wb") as out:
-        started = time.perf_counter()
-        process = subprocess.Popen(
-            command.argv,
-            cwd=command.cwd,
-            env={**os.environ, **command.environ},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        wall_s = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
+    launcher, report = Path(__file__).with_name("launch.py"), log.with_suffix(".json")
+    subprocess.run(
+        [sys.executable, "-I", "-S", str(launcher), str(report), str(log), *command.argv],
+        cwd=command.cwd,
+        env={**os.environ, **command.environ},
+        check=True,
+    )
+    measured = json.loads(report.read_text())
+    code = measured.pop("code")
+    if code != 0:
         tail = log.read_text(errors="replace")[-2000:]
-        shown = " ".join(command.argv[:3])
-        raise ToolFailed(f"{shown} … exited with {process.returncode}:\n{tail}")
-    return Measured(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+        raise ToolFailed(f"{' '.join(command.argv[:3])} … exited with {code}:\n{tail}")
+    return Measured(**measured)
 
 
 def tree_bytes(root: Path) -> int:
