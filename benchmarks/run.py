@@ -9,6 +9,7 @@ into docs/performance.md, else to the cache alone.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import filecmp
 import json
 import os
@@ -178,11 +179,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     default = Path.home() / ".cache" / "backup-pipeline-bench"
     cache = Path(os.environ.get("BACKUP_BENCH_CACHE") or default).absolute()
     cache.mkdir(parents=True, exist_ok=True)
-    try:
-        tools = all_tools(cache, chosen.tools.split(","))
-    except FileNotFoundError as error:
-        print(error, file=sys.stderr)
-        return 2
+    with (cache / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            tools = all_tools(cache, chosen.tools.split(","))
+        except BlockingIOError:
+            print("another run uses this cache: wait for it, or set BACKUP_BENCH_CACHE")
+            return 2
+        except FileNotFoundError as error:
+            print(error, file=sys.stderr)
+            return 2
+        return _run(chosen, cache, tools)
+
+
+def _run(chosen: argparse.Namespace, cache: Path, tools: Sequence[Tool]) -> int:
     document: dict[str, Any] = {
         "machine": machine(cache),
         "versions": {tool.name: tool.version() for tool in tools},
