@@ -75,7 +75,8 @@ def write_results(document: dict[str, Any], cache: Path) -> Path:
 
 
 def _median(samples: list[dict[str, float]], what: str) -> float:
-    return statistics.median(sample[what] for sample in samples)
+    """The median over the samples that have it."""
+    return statistics.median(sample[what] for sample in samples if what in sample)
 
 
 def _line(cells: list[str]) -> str:
