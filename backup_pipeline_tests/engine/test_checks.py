@@ -16,6 +16,7 @@ from backup_pipeline.engine.repository import Repository
 from backup_pipeline.engine.store.memory import MemoryStore
 from backup_pipeline.engine.store.wrappers import CountingStore
 from backup_pipeline_tests.engine.repositories import back_up, make_repository
+from backup_pipeline_tests.engine.trees import no_privileges, place_of_nobody
 
 MIB = 1 << 20
 
@@ -91,6 +92,23 @@ def test_a_drill_of_nothing_is_good(tmp_path: Path) -> None:
     repository = make_repository(MemoryStore())
     report = drill(repository, back_up(repository, tmp_path / "empty"), tmp_path, sample=0.5)
     assert (report.ok, report.files, report.sample_fraction) == (True, 0, 1.0)
+
+
+def test_a_drill_by_a_user_without_privileges_reads_what_is_closed_to_its_owner(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "closed").write_bytes(b"under two names")
+    os.link(source / "closed", source / "closed too")
+    repository = make_repository(MemoryStore())
+    if os.geteuid() == 0:  # or else it could not be backed up
+        (source / "closed").chmod(0o000)
+    snapshot = back_up(repository, source)
+    drill(repository, snapshot, tmp_path, sample=1.0)  # every module is loaded
+    with place_of_nobody() as top, no_privileges():
+        assert drill(repository, snapshot, top, sample=1.0).mismatches == []
+        assert not any(top.iterdir())
 
 
 def test_a_drill_names_what_is_damaged(repository: Repository, tmp_path: Path) -> None:

@@ -162,6 +162,13 @@ def expect_diff(repository: Repository, old: Snapshot, new: Snapshot, a: State, 
     on_disk=True,
     batch_rows=3,
 )
+@example(
+    making=[("file", 0, 1, 3), ("hard_link", 0, 0, 0)],
+    rounds=[("full", "full", [("chmod", 0, 3, 0)], None)],
+    encrypted=True,
+    on_disk=False,
+    batch_rows=1,
+)
 def test_every_snapshot_of_every_tier_restores_to_the_state_it_was_made_of(
     making: list[Step],
     rounds: list[tuple[str, str, list[Step], int | None]],

@@ -170,12 +170,23 @@ def _difference(folders: Folders, row: dict[str, Any], key: bytes) -> str | None
             return None
         if found.st_size != row["size"]:
             return f"has {found.st_size} bytes, not {row['size']}"
-        if not found.st_mode & stat.S_IRUSR:
-            os.chmod(name, 0o600, dir_fd=folder)  # it is ours, and removed in a moment
-        with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder), "rb") as file:
+        with open(_opened(folder, name, found), "rb") as file:
             return _content_difference(file, row["chunks"] or (), row["holes"] or (), key)
     except OSError as error:
         return error.strerror or str(error)
+
+
+def _opened(folder: int, name: bytes, found: os.stat_result) -> int:
+    """A descriptor to read a restored file, which may be closed even to its owner."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, dir_fd=folder)
+    except PermissionError:
+        os.chmod(name, 0o600, dir_fd=folder)
+        try:
+            return os.open(name, flags, dir_fd=folder)
+        finally:  # it may have another name, whose mode is still to be looked at
+            os.chmod(name, stat.S_IMODE(found.st_mode), dir_fd=folder)
 
 
 def _content_difference(
