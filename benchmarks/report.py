@@ -70,7 +70,7 @@ def write_results(document: dict[str, Any], cache: Path) -> Path:
     folder = RESULTS if scale == 1 else cache / "results"
     folder.mkdir(exist_ok=True)
     path = folder / ("comparison.json" if scale == 1 else f"comparison-scale-{scale:g}.json")
-    path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+    path.write_text(json.dumps(document, indent=1) + "\n")
     return path
 
 
