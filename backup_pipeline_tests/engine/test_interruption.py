@@ -95,7 +95,8 @@ def expect_whole(store: Store) -> None:
 def faults(verb: Literal["write", "get", "list"]) -> Iterator[tuple[int, When]]:
     for number in range(1, 100):
         yield number, "before"
-        yield number, "after"
+        if verb == "write":  # of a reading, a lost answer is as good as none
+            yield number, "after"
 
 
 @pytest.mark.parametrize("verb", ["write", "get", "list"])
