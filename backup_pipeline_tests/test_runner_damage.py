@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -109,3 +110,13 @@ def test_verify_counts_missing_packs_as_not_covered(scene: Scene) -> None:
         path.unlink()
     report = scene.runner(LOCAL).verify(DATASET)
     assert not report.ok and report.coverage == 0.0 and report.bytes_total > 0
+
+
+def test_entries_without_bytes_are_recorded_and_told(scene: Scene) -> None:
+    for number in range(12):
+        os.mkfifo(scene.source / f"queue-{number:02}")
+    result = scene.runner(LOCAL).backup(DATASET)
+    assert (result.snapshot.status, result.snapshot.entries) == ("complete", 13)
+    told = [notice for notice in result.notices if "recorded and skipped" in notice]
+    assert told[0] == "queue-00 is recorded and skipped: a fifo has no bytes to keep"
+    assert told[10:] == ["2 more entries are recorded and skipped"]

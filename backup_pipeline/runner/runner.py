@@ -222,6 +222,7 @@ class Runner(PlanReader):
                 timing=timing,
                 clock=self._clock,
                 report=self._report,
+                notice=self._notice,
             )
 
         snapshot, reason = self._make(task, repository, read)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
 
 import pyarrow as pa
@@ -42,6 +42,8 @@ from backup_pipeline.sources.base import GOOD, SKIPPED, Fingerprint, Source
 
 __all__ = ["backup"]
 
+MOST_SKIPPED_SHOWN = 10
+
 
 class _Totals:
     """Sums over the scan."""
@@ -51,6 +53,7 @@ class _Totals:
         self.files = 0
         self.bytes = 0
         self.bad: dict[bytes, tuple[str, str]] = {}
+        self.skipped: list[tuple[bytes, str]] = []
 
     def add(self, batch: pa.RecordBatch) -> None:
         type = batch.column("type")
@@ -63,6 +66,10 @@ class _Totals:
             *(bad.column(name).to_pylist() for name in ("path", "state", "reason")), strict=True
         ):
             self.bad[path] = (state, reason or "")
+        skipped = batch.filter(pc.equal(batch.column("state"), SKIPPED))
+        self.skipped += zip(
+            *(skipped.column(name).to_pylist() for name in ("path", "reason")), strict=True
+        )
 
 
 def backup(
@@ -76,6 +83,7 @@ def backup(
     timing: str = "on-time",
     clock: Callable[[], datetime] = utc_now,
     report: Report | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Snapshot:
     """Back a source up.
 
@@ -90,6 +98,7 @@ def backup(
         timing: ``exact``, ``on-time`` or ``late``.
         clock: Gives the times that the snapshot says.
         report: Is told the progress.
+        notice: Is told of entries that are recorded without bytes: sockets, devices and fifos.
 
     Returns:
         The committed snapshot; ``incomplete`` where some entries could not be read.
@@ -99,7 +108,22 @@ def backup(
         StoreError: The store failed; nothing was committed.
         UnsoundParent: ``parent`` or ``base`` is damaged; nothing was written.
     """
-    return _Backup(repository, source, kind, parent, base, clock, report).run(day, timing)
+    one = _Backup(repository, source, kind, parent, base, clock, report)
+    snapshot = one.run(day, timing)
+    if notice is not None:
+        for text in _skipped_notices(one.totals.skipped):
+            notice(text)
+    return snapshot
+
+
+def _skipped_notices(skipped: Sequence[tuple[bytes, str]]) -> list[str]:
+    """One sentence for each of the first few skipped entries, and how many more there are."""
+    shown = [
+        f"{printable(path)} is recorded and skipped: {reason}"
+        for path, reason in skipped[:MOST_SKIPPED_SHOWN]
+    ]
+    more = len(skipped) - len(shown)
+    return [*shown, f"{more} more entries are recorded and skipped"] if more else shown
 
 
 class _Backup:
