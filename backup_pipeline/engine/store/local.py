@@ -30,6 +30,7 @@ from backup_pipeline.engine.store.base import (
     pieces,
     short_read,
 )
+from backup_pipeline.engine.store.direct import open_direct, read_into, write_all
 
 __all__ = ["TEMPORARY_PREFIX", "LocalStore"]
 
@@ -39,7 +40,6 @@ TEMPORARY_PREFIX: Final = ".tmp-"
 # Not blocking: what lies there may be a fifo, and is refused once it is open.
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_BUFFERS_PER_CALL = 512
 _COMPARE_BYTES = 1 << 20
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -100,8 +100,9 @@ class LocalStore(Store):
 
     def get_into(self, name: str, offset: int, buffer: bytearray | memoryview) -> None:
         check_range(offset, None)
-        with self._reading(name) as fd:
-            self._fill(fd, name, offset, memoryview(buffer).cast("B"))
+        view = memoryview(buffer).cast("B")
+        with self._reading(name, view) as fd:
+            self._fill(fd, name, offset, view)
 
     def stat(self, name: str) -> StoredObject:
         path = self._path(name)
@@ -182,17 +183,18 @@ class LocalStore(Store):
 
     def _write_temporary(self, folder: str, views: list[memoryview]) -> str:
         temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+        first = views[0] if views else memoryview(b"")
         try:
-            fd = os.open(temporary, _NEW_FLAGS, 0o600)
+            fd = open_direct(temporary, _NEW_FLAGS, first)
         except FileNotFoundError:
             # The folder was taken away since it was settled.
             with self._lock:
                 self._settled.clear()
             self._settle(folder)
-            fd = os.open(temporary, _NEW_FLAGS, 0o600)
+            fd = open_direct(temporary, _NEW_FLAGS, first)
         try:
             try:
-                _write_all(fd, views)
+                write_all(fd, views)
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -227,22 +229,18 @@ class LocalStore(Store):
         return True
 
     @contextmanager
-    def _reading(self, name: str) -> Generator[int]:
+    def _reading(self, name: str, into: memoryview | None = None) -> Generator[int]:
         path = self._path(name)
         with self._errors(name):
-            fd = _open_file(path)
+            fd = _open_file(path, into)
             try:
                 yield fd
             finally:
                 os.close(fd)
 
     def _fill(self, fd: int, name: str, offset: int, view: memoryview) -> None:
-        filled = 0
-        while filled < len(view):
-            count = os.preadv(fd, [view[filled:]], offset + filled)
-            if count == 0:
-                raise short_read(self.url, name, offset, len(view), os.fstat(fd).st_size)
-            filled += count
+        if read_into(fd, view, offset) < len(view):
+            raise short_read(self.url, name, offset, len(view), os.fstat(fd).st_size)
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
         try:
@@ -300,25 +298,12 @@ def _describe(name: str, found: os.stat_result) -> StoredObject:
     return StoredObject(name, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
 
 
-def _open_file(path: str) -> int:
-    fd = os.open(path, _READ_FLAGS)
+def _open_file(path: str, into: memoryview | None = None) -> int:
+    fd = os.open(path, _READ_FLAGS) if into is None else open_direct(path, _READ_FLAGS, into)
     if modes.S_ISREG(os.fstat(fd).st_mode):
         return fd
     os.close(fd)
     raise IsADirectoryError(errno.EISDIR, "not a regular file", path)
-
-
-def _write_all(fd: int, views: list[memoryview]) -> None:
-    waiting = views
-    while waiting:
-        written = os.writev(fd, waiting[:_BUFFERS_PER_CALL])
-        done = 0
-        while done < len(waiting) and written >= len(waiting[done]):
-            written -= len(waiting[done])
-            done += 1
-        waiting = waiting[done:]
-        if written:
-            waiting = [waiting[0][written:], *waiting[1:]]
 
 
 def _same(fd: int, views: list[memoryview]) -> bool:
