@@ -31,6 +31,7 @@ from backup_pipeline.engine.format.pack import (
     seal_index,
 )
 from backup_pipeline.engine.repository import Repository
+from backup_pipeline.engine.store.direct import aligned_buffer
 
 __all__ = ["READ_BUFFER_BYTES", "Content", "Packer", "thread_count"]
 
@@ -67,11 +68,11 @@ class _Buffers:
     def __init__(self, count: int, size_bytes: int, check: Callable[[], None]) -> None:
         self._size_bytes = size_bytes
         self._check = check
-        self._free: queue.LifoQueue[bytearray | None] = queue.LifoQueue()
+        self._free: queue.LifoQueue[memoryview | None] = queue.LifoQueue()
         for _ in range(count):
             self._free.put(None)
 
-    def take(self) -> bytearray:
+    def take(self) -> memoryview:
         """A buffer; waits for one to be free."""
         while True:
             self._check()
@@ -80,9 +81,9 @@ class _Buffers:
                 break
             except queue.Empty:
                 continue
-        return bytearray(self._size_bytes) if buffer is None else buffer
+        return aligned_buffer(self._size_bytes) if buffer is None else buffer
 
-    def give_back(self, buffer: bytearray) -> None:
+    def give_back(self, buffer: memoryview) -> None:
         """Let others have it."""
         self._free.put(buffer)
 
@@ -90,10 +91,9 @@ class _Buffers:
 class _OpenPack:
     """A pack being filled: space is reserved in order and sealed into by any thread."""
 
-    def __init__(self, number: int, buffer: bytearray, start: bytes, sealer: Sealer) -> None:
+    def __init__(self, number: int, view: memoryview, start: bytes, sealer: Sealer) -> None:
         self.number = number
-        self.buffer = buffer
-        self.view = memoryview(buffer)
+        self.view = view
         self.view[:FRAMES_START] = start
         self.start = start
         self.sealer = sealer
@@ -103,7 +103,7 @@ class _OpenPack:
         self._pending = 1  # one for the packer itself, until the pack is closed
 
     def fits(self, stored: int) -> bool:
-        return self.end + stored <= len(self.buffer)
+        return self.end + stored <= len(self.view)
 
     def reserve(self, stored: int, raw: int, members: Sequence[tuple[int, bytes]]) -> Frame:
         frame = Frame(len(self.frames), self.end, stored, raw, tuple(members))
@@ -195,7 +195,7 @@ class Packer:
                 self._done_lock.wait(0.5)
         self._check()
 
-    def solid(self, buffer: bytearray, members: Sequence[tuple[Content, int, int]]) -> None:
+    def solid(self, buffer: memoryview, members: Sequence[tuple[Content, int, int]]) -> None:
         """Store small files that stand in a buffer; gives the buffer back when done.
 
         Args:
@@ -205,7 +205,7 @@ class Packer:
         self._submit(lambda compressor: self._do_solid(compressor, buffer, members))
 
     def chunks(
-        self, buffer: bytearray, content: Content, pieces: Sequence[tuple[int, int]]
+        self, buffer: memoryview, content: Content, pieces: Sequence[tuple[int, int]]
     ) -> None:
         """Store chunks of one large file that stand in a buffer; gives it back when done.
 
@@ -287,9 +287,9 @@ class Packer:
                 self._done_lock.notify_all()
 
     def _do_solid(
-        self, compressor: Compressor, buffer: bytearray, members: Sequence[tuple[Content, int, int]]
+        self, compressor: Compressor, buffer: memoryview, members: Sequence[tuple[Content, int, int]]
     ) -> None:
-        view, key, claim = memoryview(buffer), self._identity_key, self._index.claim
+        view, key, claim = buffer, self._identity_key, self._index.claim
         fresh: list[tuple[int, int, bytes]] = []
         for content, start, size in members:
             identity = blake3(view[start : start + size], key=key).digest()
@@ -311,12 +311,12 @@ class Packer:
     def _do_chunks(
         self,
         compressor: Compressor,
-        buffer: bytearray,
+        buffer: memoryview,
         content: Content,
         first: int,
         pieces: Sequence[tuple[int, int]],
     ) -> None:
-        view, key = memoryview(buffer), self._identity_key
+        view, key = buffer, self._identity_key
         for number, (start, size) in enumerate(pieces, first):
             raw = view[start : start + size]
             identity = blake3(raw, key=key).digest()
@@ -371,7 +371,7 @@ class Packer:
             with self._count_lock:
                 self.stored_bytes += pack.end + len(tail)
                 self.packs += 1
-            self._pack_buffers.give_back(pack.buffer)
+            self._pack_buffers.give_back(pack.view)
         except BaseException as error:
             self._failure = self._failure or error
             raise

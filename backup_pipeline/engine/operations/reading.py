@@ -66,7 +66,7 @@ class EntryReader:
         self._index = index
         self._chunker = chunker
         self._meter = meter
-        self._solid: bytearray | None = None
+        self._solid: memoryview | None = None
         self._solid_end = 0
         self._members: list[tuple[Content, int, int]] = []
         self._links: dict[tuple[int, int], tuple[Content, Details]] = {}
@@ -167,7 +167,7 @@ class EntryReader:
             self._flush()
             self._solid = self._packer.buffers.take()
         start = end = self._solid_end
-        room = memoryview(self._solid)[:SOLID_BUFFER_BYTES]
+        room = self._solid[:SOLID_BUFFER_BYTES]
         try:
             while count := reader.read_into(room[end:]):
                 end += count
@@ -203,7 +203,7 @@ class EntryReader:
         filled, ended = 0, False
         try:
             while not ended:
-                view = memoryview(buffer)
+                view = buffer
                 while filled < len(view):
                     count = reader.read_into(view[filled:])
                     if count == 0:
@@ -215,7 +215,7 @@ class EntryReader:
                 cut = pieces[-1][0] + pieces[-1][1] if pieces else 0
                 following = packer.buffers.take()
                 filled -= cut
-                memoryview(following)[:filled] = view[cut : cut + filled]
+                following[:filled] = view[cut : cut + filled]
                 packer.chunks(buffer, content, pieces)
                 buffer = following
         except BaseException:
