@@ -11,9 +11,10 @@ repositories/<prefix>/      one per dataset; prefix = keyed hash of its name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from backup_pipeline.engine.crypto import Buffer, Sealer, derive, sha256_hex
@@ -39,7 +40,6 @@ from backup_pipeline.engine.format.document import (
 from backup_pipeline.engine.format.pack import (
     FRAMES_START,
     PACK_NAME_BYTES,
-    RUN_BYTES,
     TRAILER_BYTES,
     PackIndex,
     content_sealer,
@@ -48,13 +48,11 @@ from backup_pipeline.engine.format.pack import (
     run_of,
 )
 from backup_pipeline.engine.format.record import (
-    DIGEST_BYTES,
     Segment,
     Snapshot,
-    is_hex,
+    pack_name_text,
     to_iso,
 )
-from backup_pipeline.engine.format.sealed import open_sealed, seal
 from backup_pipeline.engine.keys import (
     DatasetKeys,
     KeyEncryptionKey,
@@ -69,13 +67,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from backup_pipeline.engine.manifest import Manifest
-    from backup_pipeline.engine.replacements import Places
+    from backup_pipeline.engine.segments import Segments
 
 __all__ = [
     "Repository",
     "UnlockedStore",
-    "pack_name",
-    "pack_name_text",
     "unlock_store",
     "utc_now",
 ]
@@ -84,23 +80,6 @@ __all__ = [
 def utc_now() -> datetime:
     """The present, aware and in UTC."""
     return datetime.now(UTC)
-
-
-def pack_name_text(name: bytes) -> str:
-    """A pack's 48-byte name as records say it: ``packs/<run>/<sha256>``, below the prefix."""
-    return f"packs/{name[:RUN_BYTES].hex()}/{name[RUN_BYTES:].hex()}"
-
-
-def pack_name(text: str) -> bytes:
-    """The 48-byte name of a pack that a record names.
-
-    Raises:
-        DamageError: It names none.
-    """
-    folder, run, digest = text.split("/") if text.count("/") == 2 else ("", "", "")
-    if folder != "packs" or not is_hex(run, RUN_BYTES) or not is_hex(digest, DIGEST_BYTES):
-        raise DamageError(f"a record names {text!r}, which is no pack")
-    return bytes.fromhex(run + digest)
 
 
 def unlock_store(store: Store, secrets: Sequence[Secret], *, create: bool = False) -> UnlockedStore:
@@ -317,7 +296,6 @@ class Repository:
         )
         self._run_keys: dict[str, bytes] = {}
         self._sealers: dict[bytes, Sealer] = {}
-        self._held: dict[bytes, Places] = {}
 
     def __repr__(self) -> str:
         return f"Repository({self.dataset!r} in {self.tier!r} at {self.store.url})"
@@ -407,50 +385,16 @@ class Repository:
         """Where a segment is stored."""
         return f"{self.prefix}manifests/{name}"
 
-    def segment(self, segment: Segment, *, _seen: Set[str] = frozenset()) -> pa.Table:
+    @cached_property
+    def segments(self) -> Segments:
+        """The segments of its manifests."""
+        from backup_pipeline.engine.segments import Segments
+
+        return Segments(self)
+
+    def segment(self, segment: Segment) -> pa.Table:
         """The rows of one segment, checked against its name; chunks where they lie now."""
-        from backup_pipeline.engine.format.manifest import check_rows, decode_segment, merge
-
-        standing = self.state.replacements.get(f"manifests/{segment.name}")
-        if standing is not None and segment.name not in _seen:
-            seen = {*_seen, segment.name}
-            others = [self.segment(Segment.from_json(one), _seen=seen) for one in standing]
-            return merge(others, keep_deleted=True)
-        path = self.segment_path(segment.name)
-        try:
-            stored = self.store.get(path)
-        except ObjectMissing:
-            raise DamageError(f"{path} is missing", "copy the snapshot from another tier") from None
-        if sha256_hex(stored) != segment.name:
-            raise DamageError(f"{path} does not match its name", "copy it from another tier")
-        if self.keys.encrypted:
-            stored = memoryview(open_sealed(self.keys, stored, path))[: segment.length]
-        rows = decode_segment(stored, path)
-        check_rows(rows, path)
-        if len(rows) != segment.rows:
-            raise DamageError(f"{path} holds {len(rows)} rows, not {segment.rows}")
-        if self.state.replacements:
-            from backup_pipeline.engine.replacements import resolve
-
-            rows = resolve(rows, self._replaced(), self._places)
-        return rows
-
-    def _replaced(self) -> dict[bytes, list[bytes]]:
-        return {
-            pack_name(name): [pack_name(other) for other in others]
-            for name, others in self.state.replacements.items()
-            if name.startswith("packs/")
-        }
-
-    def _places(self, name: bytes) -> Places:
-        """What a pack holds, by its index; nothing where that cannot be read."""
-        from backup_pipeline.engine.replacements import places_in
-
-        if name not in self._held:
-            self._held[name] = {}
-            with suppress(DamageError):
-                self._held[name] = places_in(self.pack_index(name))
-        return self._held[name]
+        return self.segments.read(segment)
 
     def pack_index(self, name: bytes) -> PackIndex:
         """A pack's index, read from its end.
@@ -471,13 +415,7 @@ class Repository:
 
     def put_segment(self, rows: pa.Table, *, origin: str | None = None) -> Segment:
         """Store rows as a new segment; durable on return."""
-        from backup_pipeline.engine.format.manifest import encode_segment
-
-        content = memoryview(encode_segment(rows)).cast("B")
-        stored: Buffer = seal(self.keys, content) if self.keys.encrypted else content
-        name = sha256_hex(stored)
-        self.store.put(self.segment_path(name), stored)
-        return Segment(name, len(content), len(stored), len(rows), None, origin)
+        return self.segments.write(rows, origin)
 
     def pack_path(self, name: bytes) -> str:
         """Where a pack is stored."""

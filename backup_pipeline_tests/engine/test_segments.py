@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import islice, pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backup_pipeline.engine.errors import DamageError
 from backup_pipeline.engine.format.manifest import (
+    BATCH_ROWS,
     MOST_SEGMENTS,
     manifest_schema,
     merge,
+    merge_batches,
     segments_to_merge,
 )
 from backup_pipeline.engine.format.record import Segment
 from backup_pipeline.engine.operations.committing import deleted_rows, merged_segments
+from backup_pipeline.engine.segments import ahead
 from backup_pipeline.engine.store.memory import MemoryStore
 from backup_pipeline_tests.engine.repositories import make_repository
 
@@ -59,6 +67,66 @@ def test_any_history_of_changes_adds_up_to_the_state(rounds: list[dict[bytes, in
         found = dict(zip(table["path"].to_pylist(), table["size"].to_pylist(), strict=True))
         assert found == expected
         assert table["path"].to_pylist() == sorted(expected)
+        streams = [in_batches(read[segment.name], 3) for segment in listed]
+        batches = list(merge_batches(streams))
+        assert all(len(batch) for batch in batches)
+        assert pa.concat_tables(batches or [table.slice(0, 0)]).equals(table)
+
+
+def in_batches(rows: pa.Table, most: int) -> Iterator[pa.Table]:
+    return (rows.slice(at, most) for at in range(0, len(rows), most))
+
+
+def test_a_snapshots_entries_come_in_batches_of_the_columns_that_are_wanted() -> None:
+    repository = make_repository(MemoryStore())
+    count = 2 * BATCH_ROWS + 5
+    paths = [b"%08d" % number for number in range(count)]
+    old = repository.put_segment(rows_of(dict.fromkeys(paths, 1)))
+    gone = deleted_rows([(paths[0], 1), (paths[-1], 1)])
+    new = repository.put_segment(merge([rows_of({paths[7]: 2, b"z": 3}), gone], keep_deleted=True))
+    snapshot: Any = SimpleNamespace(segments=[old, new])
+    whole = merge([repository.segment(old), repository.segment(new)])
+    batches = list(repository.segments.entries(snapshot))
+    assert max(len(batch) for batch in batches) <= BATCH_ROWS and len(batches) > 2
+    assert pa.concat_tables(batches).equals(whole)
+    columns = ["path", "type", "size"]
+    some = pa.concat_tables(repository.segments.entries(snapshot, columns))
+    assert some.equals(whole.select(columns))
+
+
+def test_rows_out_of_order_are_refused_also_between_batches() -> None:
+    repository = make_repository(MemoryStore())
+    paths = [b"%08d" % number for number in range(2 * BATCH_ROWS)]
+    rows = rows_of(dict.fromkeys(paths, 1))
+    swapped = pa.concat_tables([rows.slice(BATCH_ROWS), rows.slice(0, BATCH_ROWS)])
+    segment = repository.put_segment(swapped)
+    with pytest.raises(DamageError, match="not sorted"):
+        list(repository.segments.batches(segment))
+
+
+def test_a_segment_whose_bytes_changed_gives_no_batch() -> None:
+    repository = make_repository(MemoryStore())
+    segment = repository.put_segment(rows_of({b"a": 1}))
+    path = repository.segment_path(segment.name)
+    content = bytearray(repository.store.get(path))
+    content[-1] ^= 1
+    repository.store.heal(path, content)
+    with pytest.raises(DamageError, match="does not match its name"):
+        repository.segments.batches(segment)
+
+
+def test_what_is_made_ahead_comes_in_order_and_fails_where_it_fails() -> None:
+    def numbers() -> Iterator[int]:
+        yield from range(5)
+        raise DamageError("the sixth is gone")
+
+    coming = ahead(numbers())
+    assert list(islice(coming, 5)) == list(range(5))
+    with pytest.raises(DamageError):
+        next(coming)
+    given_up = ahead(iter(range(100)))
+    assert next(given_up) == 0
+    given_up.close()
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=400))

@@ -1,7 +1,7 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pyarrow import NativeFile, Schema, Table
+from pyarrow import NativeFile, RecordBatch, Schema, Table
 
 class FileMetaData:
     metadata: dict[bytes, bytes] | None
@@ -15,6 +15,13 @@ class ParquetFile:
     metadata: FileMetaData
     def __init__(self, source: NativeFile | Any, **options: Any) -> None: ...
     def read(self, columns: Sequence[str] | None = ..., use_threads: bool = ...) -> Table: ...
+    def iter_batches(
+        self,
+        batch_size: int = ...,
+        *,
+        columns: Sequence[str] | None = ...,
+        use_threads: bool = ...,
+    ) -> Iterator[RecordBatch]: ...
 
 class ParquetWriter:
     def __init__(

@@ -10,7 +10,8 @@ the same name, so that a name which was condemned does not come back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,15 +37,19 @@ if TYPE_CHECKING:
     from backup_pipeline.engine.crypto import Buffer
 
 __all__ = [
+    "BATCH_ROWS",
     "CHUNK_TYPE",
     "DELETED",
     "MOST_SEGMENTS",
+    "SegmentFile",
     "check_paths",
     "check_rows",
+    "count_through",
     "decode_segment",
     "encode_segment",
     "manifest_schema",
     "merge",
+    "merge_batches",
     "segments_to_merge",
 ]
 
@@ -119,6 +124,8 @@ _DICTIONARY = (
     "chunks.list.element.raw",
 )
 _ROW_GROUP_ROWS = 65_536
+BATCH_ROWS = 16_384
+"""How many rows a segment is read in at a time where not all are needed at once."""
 
 
 def manifest_schema() -> pa.Schema:
@@ -152,27 +159,69 @@ def encode_segment(rows: pa.Table, salt: bytes | None = None) -> pa.Buffer:
     return sink.getvalue()
 
 
-def decode_segment(
-    content: Buffer | pa.Buffer, name: str, columns: Sequence[str] | None = None
-) -> pa.Table:
-    """The rows of a segment.
+class SegmentFile:
+    """The Parquet file of a segment, opened; its rows are read whole or a batch at a time.
+
+    Args:
+        content: The file.
+        name: Whose it is, for messages.
+
+    Attributes:
+        rows: How many rows it says it has.
 
     Raises:
         DamageError: It is no segment of this format.
         UsageError: A later version wrote it.
     """
-    import pyarrow.parquet as pq
 
-    try:
-        file = pq.ParquetFile(pa.BufferReader(content))
-        _check_metadata((file.metadata.metadata or {}).get(METADATA_KEY, b""), name)
-        if file.metadata.num_rows > MOST_SEGMENT_ROWS:
-            raise DamageError(f"segment {name} claims {file.metadata.num_rows} rows")
-        wanted = _SCHEMA if columns is None else pa.schema([_SCHEMA.field(c) for c in columns])
-        table = file.read(columns=list(wanted.names), use_threads=False)
-        return table.select(wanted.names).cast(wanted)
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise DamageError(f"segment {name} is not readable: {error}") from None
+    def __init__(self, content: Buffer | pa.Buffer, name: str) -> None:
+        import pyarrow.parquet as pq
+
+        self._name = name
+        with self._readable():
+            self._file = pq.ParquetFile(pa.BufferReader(content))
+            metadata = self._file.metadata
+            _check_metadata((metadata.metadata or {}).get(METADATA_KEY, b""), name)
+        self.rows: int = metadata.num_rows
+        if self.rows > MOST_SEGMENT_ROWS:
+            raise DamageError(f"segment {name} claims {self.rows} rows")
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows, of all columns or of some."""
+        wanted = _fields(columns)
+        with self._readable():
+            return _shaped(self._file.read(columns=wanted.names, use_threads=False), wanted)
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """All rows in pieces of ``BATCH_ROWS`` at most, decoded as they are asked for."""
+        wanted = _fields(columns)
+        with self._readable():
+            for batch in self._file.iter_batches(
+                BATCH_ROWS, columns=wanted.names, use_threads=False
+            ):
+                yield _shaped(pa.Table.from_batches([batch]), wanted)
+
+    @contextmanager
+    def _readable(self) -> Generator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise DamageError(f"segment {self._name} is not readable: {error}") from None
+
+
+def _fields(columns: Sequence[str] | None) -> pa.Schema:
+    return _SCHEMA if columns is None else pa.schema([_SCHEMA.field(name) for name in columns])
+
+
+def _shaped(rows: pa.Table, wanted: pa.Schema) -> pa.Table:
+    return rows.select(wanted.names).cast(wanted)
+
+
+def decode_segment(
+    content: Buffer | pa.Buffer, name: str, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """The rows of a segment; raises as ``SegmentFile`` does."""
+    return SegmentFile(content, name).read(columns)
 
 
 def _check_metadata(text: bytes, name: str) -> None:
@@ -208,6 +257,59 @@ def merge(segments: Sequence[pa.Table], *, keep_deleted: bool = False) -> pa.Tab
         order = pc.sort_indices(whole, sort_keys=[("path", "ascending")])
         whole = whole.take(order)
     return whole
+
+
+def merge_batches(streams: Sequence[Iterator[pa.Table]]) -> Iterator[pa.Table]:
+    """The newest row of each path but for deleted ones, in order of path, a batch at a time.
+
+    Args:
+        streams: Each segment's rows in order of path, in batches, oldest segment first.
+    """
+    fronts = [_Front(stream) for stream in streams]
+    while live := [front for front in fronts if front.fill()]:
+        bound = min(front.last for front in live)
+        parts = [part for front in live if len(part := front.take_through(bound))]
+        rows = merge(parts)
+        if len(rows):
+            yield rows
+
+
+class _Front:
+    """What is next of one segment's rows."""
+
+    def __init__(self, stream: Iterator[pa.Table]) -> None:
+        self._stream = stream
+        self._rows: pa.Table | None = None
+        self.last = b""
+
+    def fill(self) -> bool:
+        """Have some rows at hand; whether there are any left."""
+        while self._rows is None or not len(self._rows):
+            self._rows = next(self._stream, None)
+            if self._rows is None:
+                return False
+        self.last = self._rows.column("path")[-1].as_py()
+        return True
+
+    def take_through(self, path: bytes) -> pa.Table:
+        """Take the rows at hand up to a path."""
+        assert self._rows is not None
+        count = count_through(self._rows, path)
+        taken, self._rows = self._rows.slice(0, count), self._rows.slice(count)
+        return taken
+
+
+def count_through(rows: pa.Table, path: bytes) -> int:
+    """How many of some sorted rows come up to a path, that path included."""
+    paths = rows.column("path")
+    low, high = 0, len(paths)
+    while low < high:
+        middle = (low + high) // 2
+        if paths[middle].as_py() <= path:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def segments_to_merge(rows: Sequence[int]) -> int:

@@ -42,6 +42,8 @@ __all__ = [
     "encode_record",
     "from_iso",
     "is_hex",
+    "pack_name",
+    "pack_name_text",
     "to_iso",
 ]
 
@@ -72,6 +74,23 @@ def is_hex(value: object, size_bytes: int) -> bool:
         and len(value) == 2 * size_bytes
         and not set(value) - set("0123456789abcdef")
     )
+
+
+def pack_name_text(name: bytes) -> str:
+    """A pack's 48-byte name as records say it: ``packs/<run>/<sha256>``, below the prefix."""
+    return f"packs/{name[:ID_BYTES].hex()}/{name[ID_BYTES:].hex()}"
+
+
+def pack_name(text: str) -> bytes:
+    """The 48-byte name of a pack that a record names.
+
+    Raises:
+        DamageError: It names none.
+    """
+    folder, run, digest = text.split("/") if text.count("/") == 2 else ("", "", "")
+    if folder != "packs" or not is_hex(run, ID_BYTES) or not is_hex(digest, DIGEST_BYTES):
+        raise DamageError(f"a record names {text!r}, which is no pack")
+    return bytes.fromhex(run + digest)
 
 
 def _is_count(value: object) -> bool:

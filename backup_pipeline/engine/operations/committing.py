@@ -30,11 +30,12 @@ from backup_pipeline.engine.format.record import (
     Segment,
     Snapshot,
     is_hex,
+    pack_name_text,
     to_iso,
 )
 from backup_pipeline.engine.manifest import Manifest, printable
 from backup_pipeline.engine.operations.compare import same_rows
-from backup_pipeline.engine.repository import Repository, pack_name_text
+from backup_pipeline.engine.repository import Repository
 
 __all__ = [
     "MOST_PROBLEMS",
