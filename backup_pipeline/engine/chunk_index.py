@@ -3,42 +3,50 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from backup_pipeline.engine.format.pack import Frame, PackIndex
+from backup_pipeline.engine.format.pack import ID_BYTES, Frame, PackIndex
 
-__all__ = ["PLACE_COLUMNS", "ChunkIndex"]
+__all__ = ["PLACE_COLUMNS", "ChunkIndex", "Inherited"]
 
 PLACE_COLUMNS = ("pack", "ordinal", "offset", "stored", "raw", "inner", "size")
 """What a place says, as in a manifest's ``chunks``, but for the pack: that is a number."""
 
+Inherited = Callable[[], Iterable[pa.ChunkedArray | pa.Array]]
+"""Gives the ``chunks`` columns of what a run inherits, when the first chunk is looked up."""
+
 _PLACE_BYTES = 4 * len(PLACE_COLUMNS)
-_CLAIMED = -1
+_STORED = PLACE_COLUMNS.index("stored")
+_NOWHERE = bytes(_PLACE_BYTES)
+_RECENT_ROWS = 1 << 16
+_FILTER_BITS = 24
 
 
 class ChunkIndex:
-    """Chunk ids to places: those of this run, and those inherited from the parent's manifest.
+    """Chunk ids to places. A chunk is known by its row, in the order in which chunks came here.
 
-    The run's places stand packed in one array, for a million small files have a million of them.
-    Inherited ids stay in Arrow memory and are looked up through a sorted array of their first
-    eight bytes, so an incremental that adds little costs little.
+    A million small files have a million chunks, so ids and places stand packed in one array each.
+    The latest rows are found through a dictionary, older ones through arrays of their ids' first
+    eight bytes, sorted, which grow by merging; a table of one byte per head tells most chunks that
+    are not among them.
+
+    Args:
+        inherited: Gives the chunks that are stored already; called when it is first needed.
     """
 
-    def __init__(self, inherited: pa.Table | None = None) -> None:
+    def __init__(self, inherited: Inherited | None = None) -> None:
         self._lock = threading.Lock()
-        self._rows: dict[bytes, int] = {}  # id to the row of its place, or _CLAIMED
+        self._inherited = inherited
+        self._ids = bytearray()
         self._places = bytearray()
+        self._recent: dict[bytes, int] = {}
+        self._runs: list[_Run] = []
+        self._seen = bytearray()
         self._pack_names: list[bytes | None] = []
-        self._pack_numbers: dict[bytes, int] = {}
-        self._inherited_rows = inherited
-        self._heads: np.ndarray[Any, Any] | None = None
-        self._order: np.ndarray[Any, Any] | None = None
-        self._ids: np.ndarray[Any, Any] | None = None
-        self._flat: Any = None
 
     def new_pack(self) -> int:
         """The number of a pack whose name is not known yet."""
@@ -50,7 +58,6 @@ class ChunkIndex:
         """Tell the name of a pack."""
         with self._lock:
             self._pack_names[number] = name
-            self._pack_numbers[name] = number
 
     def pack_names(self) -> list[bytes]:
         """Names of all packs, by number; all must be known by now."""
@@ -58,96 +65,154 @@ class ChunkIndex:
         assert len(names) == len(self._pack_names)
         return names
 
-    def claim(self, identity: bytes) -> bool:
-        """Whether the caller is the one to store this chunk."""
+    def claim(self, identity: bytes) -> tuple[int, bool]:
+        """The chunk's row, and whether the caller is the one to store it."""
         with self._lock:
-            if identity in self._rows:
-                return False
-            place = self._find_inherited(identity)
-            if place is None:
-                self._rows[identity] = _CLAIMED
-                return True
-            self._rows[identity] = len(self._places) // _PLACE_BYTES
-            self._places += np.array(place, "<u4").tobytes()
-            return False
+            row = self._find(identity)
+            if row is not None:
+                return row, False
+            return self._add(identity, _NOWHERE), True
 
-    def settle(self, pack: int, frame: Frame) -> None:
-        """Tell which frame of which pack holds chunks that were claimed."""
+    def settle(self, pack: int, frame: Frame, rows: Sequence[int]) -> None:
+        """Tell which frame of which pack holds the chunks of these rows, its members."""
+        places = _places_in(pack, frame)
         with self._lock:
-            first = self._add_places(pack, frame)
-            ids = (identity for _, identity in frame.members)
-            self._rows.update(zip(ids, range(first, first + len(frame.members)), strict=True))
+            np.frombuffer(self._places, "<u4").reshape(-1, len(PLACE_COLUMNS))[rows] = places
 
-    def places(self, ids: Sequence[bytes]) -> np.ndarray[Any, Any] | None:
-        """Where chunks lie: a row of PLACE_COLUMNS for each id.
+    def places(self, rows: Sequence[int]) -> np.ndarray[Any, Any] | None:
+        """Where chunks lie: PLACE_COLUMNS for each row.
 
         Returns:
             None while the claimant of any is still at work.
         """
         with self._lock:
-            rows = [self._rows[identity] for identity in ids]
-            if _CLAIMED in rows:
-                return None
-            if not rows:
-                return np.empty((0, len(PLACE_COLUMNS)), "<u4")
             # No view may outlive the lock: it would keep the array from growing.
-            return np.frombuffer(self._places, "<u4").reshape(-1, len(PLACE_COLUMNS))[rows]
+            found = np.frombuffer(self._places, "<u4").reshape(-1, len(PLACE_COLUMNS))[rows]
+        return found if found[:, _STORED].all() else None
+
+    def ids(self, rows: Sequence[int]) -> np.ndarray[Any, Any]:
+        """The ids of chunks: 32 bytes for each row."""
+        with self._lock:
+            return np.frombuffer(self._ids, np.uint8).reshape(-1, ID_BYTES)[rows]
 
     def take_up(self, name: bytes, index: PackIndex) -> None:
         """Add the chunks of a pack that is in the store: another run's, or a copied one."""
         number = self.new_pack()
         self.name_pack(number, name)
-        with self._lock:
-            for frame in index.frames:
-                first = self._add_places(number, frame)
-                for row, (_, identity) in enumerate(frame.members, first):
-                    if self._rows.get(identity, _CLAIMED) == _CLAIMED:
-                        self._rows[identity] = row
+        for frame in index.frames:
+            places = _places_in(number, frame)
+            with self._lock:
+                for place, (_, identity) in zip(places, frame.members, strict=True):
+                    row = self._find(identity)
+                    if row is None:
+                        self._add(identity, place.tobytes())
+                    else:
+                        at = slice(row * _PLACE_BYTES, (row + 1) * _PLACE_BYTES)
+                        if self._places[at] == _NOWHERE:
+                            self._places[at] = place.tobytes()
 
-    def _add_places(self, pack: int, frame: Frame) -> int:
-        """Enter the places of a frame's members; the row of the first."""
-        first = len(self._places) // _PLACE_BYTES
-        rows = np.empty((len(frame.members), len(PLACE_COLUMNS)), "<u4")
-        rows[:, :5] = (pack, frame.ordinal, frame.offset, frame.stored, frame.raw)
-        sizes = np.array([size for size, _ in frame.members], "<u4")
-        rows[:, 5] = np.cumsum(sizes) - sizes
-        rows[:, 6] = sizes
-        self._places += rows.tobytes()
-        return first
+    def _add(self, identity: bytes, place: bytes) -> int:
+        row = len(self._ids) // ID_BYTES
+        self._ids += identity
+        self._places += place
+        self._recent[identity] = row
+        if len(self._recent) >= _RECENT_ROWS:
+            self._keep_run(row + 1 - len(self._recent), row + 1)
+            self._recent.clear()
+        return row
 
-    def _find_inherited(self, identity: bytes) -> tuple[int, ...] | None:
-        if self._inherited_rows is None:
+    def _find(self, identity: bytes) -> int | None:
+        if self._inherited is not None:
+            self._load_inherited(self._inherited)
+        row = self._recent.get(identity)
+        if row is not None or not self._runs:
+            return row
+        head = int.from_bytes(identity[:8], "little")
+        if not self._seen[head >> (64 - _FILTER_BITS)]:
             return None
-        if self._heads is None:
-            self._load_inherited()
-        assert self._heads is not None and self._order is not None and self._ids is not None
-        head = int.from_bytes(identity[:8], "big")
-        at = int(np.searchsorted(self._heads, np.uint64(head)))
-        while at < len(self._heads) and int(self._heads[at]) == head:
-            row = int(self._order[at])
-            if self._ids[row].tobytes() == identity:
-                return self._inherited_place(row)
-            at += 1
+        for run in self._runs:
+            for row in run.rows_of(head):
+                if self._ids[row * ID_BYTES : (row + 1) * ID_BYTES] == identity:
+                    return row
         return None
 
-    def _inherited_place(self, row: int) -> tuple[int, ...]:
-        value = self._flat[row].as_py()
-        name = value["pack"]
-        number = self._pack_numbers.get(name)
-        if number is None:
-            self._pack_names.append(name)
-            number = len(self._pack_names) - 1
-            self._pack_numbers[name] = number
-        return (number, *(value[column] for column in PLACE_COLUMNS[1:]))
+    def _keep_run(self, first: int, end: int) -> None:
+        """Sort rows away; with those just before them, where these are not far more."""
+        while (
+            self._runs and self._runs[-1].end == first and len(self._runs[-1]) < 2 * (end - first)
+        ):
+            first = self._runs.pop().first
+        ids = np.frombuffer(self._ids, "<u8").reshape(-1, ID_BYTES // 8)[first:end]
+        self._runs.append(_Run(first, np.ascontiguousarray(ids[:, 0])))
+        if not self._seen:
+            self._seen = bytearray(1 << _FILTER_BITS)
+        seen = np.frombuffer(self._seen, np.uint8)
+        seen[self._runs[-1].heads >> np.uint64(64 - _FILTER_BITS)] = 1
 
-    def _load_inherited(self) -> None:
-        assert self._inherited_rows is not None
-        lists = self._inherited_rows.column("chunks").combine_chunks()
-        self._flat = lists.flatten()
-        ids = self._flat.field("id")
-        raw = np.frombuffer(ids.buffers()[1], np.uint8)
-        start = ids.offset * 32
-        self._ids = raw[start : start + len(ids) * 32].reshape(-1, 32)
-        heads = np.ascontiguousarray(self._ids[:, :8]).view(">u8").ravel().astype(np.uint64)
-        self._order = np.argsort(heads, kind="stable")
-        self._heads = heads[self._order]
+    def _load_inherited(self, inherited: Inherited) -> None:
+        """Enter the inherited chunks as they come; of one that comes twice, the first serves."""
+        self._inherited = None
+        numbers = {name: number for number, name in enumerate(self._pack_names) if name}
+        count = 0
+        for column in inherited():
+            for lists in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+                flat: Any = lists.flatten()
+                count += len(flat)
+                self._ids += _fixed(flat.field("id"))
+                self._places += self._inherited_places(flat, numbers).tobytes()
+        if count:
+            assert len(self._ids) == count * ID_BYTES, "inherited chunks come before all others"
+            self._keep_run(0, count)
+
+    def _inherited_places(self, flat: Any, numbers: dict[bytes, int]) -> np.ndarray[Any, Any]:
+        named = flat.field("pack").dictionary_encode()
+        for name in named.dictionary.to_pylist():
+            if name not in numbers:
+                numbers[name] = len(self._pack_names)
+                self._pack_names.append(name)
+        by_code = np.array([numbers[name] for name in named.dictionary.to_pylist()], "<u4")
+        places = np.empty((len(flat), len(PLACE_COLUMNS)), "<u4")
+        places[:, 0] = by_code[named.indices.to_numpy()] if len(flat) else 0
+        for number, name in enumerate(PLACE_COLUMNS[1:], 1):
+            places[:, number] = flat.field(name).to_numpy(zero_copy_only=False)
+        return places
+
+
+class _Run:
+    """Rows one behind the other, found by the first eight bytes of their ids."""
+
+    __slots__ = ("end", "first", "heads", "order")
+
+    def __init__(self, first: int, heads: np.ndarray[Any, Any]) -> None:
+        self.first = first
+        self.end = first + len(heads)
+        order = np.argsort(heads, kind="stable")
+        self.order = order.astype(np.uint32)
+        self.heads = heads[order]
+
+    def __len__(self) -> int:
+        return self.end - self.first
+
+    def rows_of(self, head: int) -> list[int]:
+        """Rows whose ids begin so, the first that came first."""
+        at = int(np.searchsorted(self.heads, np.uint64(head)))
+        end = at
+        while end < len(self.heads) and int(self.heads[end]) == head:
+            end += 1
+        return [self.first + int(row) for row in self.order[at:end]]
+
+
+def _places_in(pack: int, frame: Frame) -> np.ndarray[Any, Any]:
+    """PLACE_COLUMNS of each of a frame's members."""
+    places = np.empty((len(frame.members), len(PLACE_COLUMNS)), "<u4")
+    places[:, :5] = (pack, frame.ordinal, frame.offset, frame.stored, frame.raw)
+    sizes = np.array([size for size, _ in frame.members], "<u4")
+    places[:, 5] = np.cumsum(sizes) - sizes
+    places[:, 6] = sizes
+    return places
+
+
+def _fixed(ids: Any) -> memoryview:
+    """The bytes of a column of ids, one behind the other."""
+    start = ids.offset * ID_BYTES
+    return memoryview(ids.buffers()[1])[start : start + len(ids) * ID_BYTES]

@@ -20,7 +20,7 @@ from backup_pipeline.sources.base import (
     Unreadable,
     scan_schema,
 )
-from backup_pipeline.sources.file_reader import FileReader, lost, type_of
+from backup_pipeline.sources.file_reader import FileReader, lost, read_whole, type_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -154,6 +154,18 @@ class FilesSource(Source):
                     yield (item[0], "directory", *lost(error), *item[4:])
             else:
                 yield item
+
+    def read_whole(
+        self, path: bytes, mtime_ns: int, ctime_ns: int, inode: int, buffer: memoryview
+    ) -> Sequence[tuple[bytes, bytes]] | None:
+        """Fill the buffer with a file that is still as listed; None where it must be opened."""
+        assert self._tree is not None, "entries are read after a scan"
+        folder, _, name = path.rpartition(b"/")
+        try:
+            descriptor = self._tree.folders.descriptor(folder)
+        except OSError:
+            return None
+        return read_whole(descriptor, self._name or name, mtime_ns, ctime_ns, inode, buffer)
 
     def open(self, path: bytes, type: str, *, etag: str | None = None) -> FileReader:
         """Open one entry; never through a symbolic link at its end.

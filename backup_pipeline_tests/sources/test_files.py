@@ -219,10 +219,10 @@ def test_marks_are_trusted_only_once_the_clock_has_moved_on(type: str) -> None:
         (50, 10, False),  # a time in the future
         (None, 10, True),
     ):
-        assert Comparison(rows, scan_started_ns, granularity_ns).match(batch).all() == trusted
+        assert Comparison([rows], scan_started_ns, granularity_ns).match(batch).all() == trusted
     for name in ("size", "mtime_ns", "ctime_ns", "inode"):
         changed = pa.RecordBatch.from_pylist([{**row, name: 5}], schema=scan_schema())
-        assert not Comparison(rows, None, 10).match(changed).any()
+        assert not Comparison([rows], None, 10).match(changed).any()
 
 
 def test_what_is_read_again_but_did_not_change_costs_and_counts_nothing(
@@ -266,6 +266,9 @@ class Meddled(FilesSource):
         super().__init__(root)
         self._meddle = meddle
         self._tries: dict[bytes, int] = {}
+
+    def read_whole(self, path: bytes, *_: object) -> None:
+        """Leaves all to ``open``."""
 
     def open(self, path: bytes, type: str, *, etag: str | None = None) -> FileReader:
         self._tries[path] = self._tries.get(path, 0) + 1
@@ -542,3 +545,80 @@ def test_what_may_not_be_read_is_named_and_read_once_it_may(
         (source).chmod(0o000)
         back_up(repository, source)
     source.chmod(0o700)
+
+
+# The short way for small files.
+
+
+def _listed(source: FilesSource, path: bytes) -> tuple[int, int, int, int]:
+    """A file's times, inode and size, as a scan lists them."""
+    for batch in source.scan():
+        for row in batch.to_pylist():
+            if row["path"] == path:
+                return row["mtime_ns"], row["ctime_ns"], row["inode"], row["size"]
+    raise AssertionError(f"{path!r} is not listed")
+
+
+def _swap_for_link(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    path.unlink()
+    path.symlink_to(other)
+
+
+def _punch(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(0)
+        file.truncate(9000)
+
+
+MEDDLING: dict[str, Callable[[Path], object]] = {
+    "written anew": lambda path: path.write_bytes(b"n" * 9000),
+    "grown": lambda path: path.write_bytes(b"o" * 9001),
+    "cut": lambda path: os.truncate(path, 100),
+    "chmod": lambda path: path.chmod(0o600),
+    "replaced": lambda path: (path.unlink(), path.write_bytes(b"n" * 9000)),
+    "gone": lambda path: path.unlink(),
+    "now a link": _swap_for_link,
+    "now a folder": lambda path: (path.unlink(), path.mkdir()),
+    "full of holes": _punch,
+}
+
+
+@pytest.mark.parametrize("change", [None, *MEDDLING])
+def test_the_short_way_reads_only_what_is_as_listed(root: Path, change: str | None) -> None:
+    path = root / "folder" / "small"
+    path.parent.mkdir()
+    path.write_bytes(b"o" * 9000)
+    time.sleep(0.06)  # a file that was just written may still change within its times
+    source = FilesSource(root)
+    mtime_ns, ctime_ns, inode, size = _listed(source, b"folder/small")
+    if change is not None:
+        times = os.stat(path).st_atime_ns, os.stat(path).st_mtime_ns
+        MEDDLING[change](path)
+        if path.is_file() and not path.is_symlink():
+            os.utime(path, ns=times)  # as who hides a change would
+        time.sleep(0.06)
+    buffer = memoryview(bytearray(size))
+    found = source.read_whole(b"folder/small", mtime_ns, ctime_ns, inode, buffer)
+    if change is None:
+        assert (found, bytes(buffer)) == ([], b"o" * 9000)
+    else:
+        assert found is None
+
+
+def test_the_short_way_leaves_fresh_files_and_holes_and_tells_attributes(root: Path) -> None:
+    (root / "marked").write_bytes(b"m" * 10)
+    os.setxattr(root / "marked", "user.note", b"kept")
+    holes = root / "holes"
+    holes.write_bytes(b"")
+    os.truncate(holes, 100_000)
+    time.sleep(0.06)
+    (root / "fresh").write_bytes(b"f")
+    source = FilesSource(root)
+    found: dict[str, Any] = {}
+    for name in ("marked", "holes", "fresh"):
+        mtime_ns, ctime_ns, inode, size = _listed(source, name.encode())
+        view = memoryview(bytearray(size))
+        found[name] = source.read_whole(name.encode(), mtime_ns, ctime_ns, inode, view)
+    assert found == {"marked": [(b"user.note", b"kept")], "holes": None, "fresh": None}

@@ -33,7 +33,7 @@ from backup_pipeline.engine.operations.committing import (
     take_up_packs,
 )
 from backup_pipeline.engine.operations.compare import Comparison, lacking
-from backup_pipeline.engine.operations.foundation import foundation_rows
+from backup_pipeline.engine.operations.foundation import Foundation
 from backup_pipeline.engine.operations.packing import Packer
 from backup_pipeline.engine.operations.reading import EntryReader, rows_with_names
 from backup_pipeline.engine.progress import Meter, Report
@@ -106,7 +106,7 @@ def backup(
     Raises:
         SourceError: The source cannot be read at all.
         StoreError: The store failed; nothing was committed.
-        UnsoundParent: ``parent`` or ``base`` is damaged; nothing was written.
+        UnsoundParent: ``parent`` or ``base`` is damaged; nothing was committed.
     """
     one = _Backup(repository, source, kind, parent, base, clock, report)
     snapshot = one.run(day, timing)
@@ -148,6 +148,7 @@ class _Backup:
         self.reference = parent if kind == "incremental" else base
         if kind == "full":
             self.reference = None
+        self.foundation: Foundation | None = None
         self.meter = Meter(f"backup {repository.dataset} to {repository.tier}", report)
         self.totals = _Totals()
         self.changes = Changes()
@@ -160,8 +161,8 @@ class _Backup:
         # Counted as the caller saw them who chose parent and base, then brought up to date.
         known_condemned = len(repository.state.condemned)
         repository.refresh()
-        inherited = self._reference_rows()
-        index = ChunkIndex(inherited)
+        foundation = self.foundation = self._foundation()
+        index = ChunkIndex(foundation.chunks if foundation is not None else None)
         run = begin_run(
             repository,
             operation="backup",
@@ -176,6 +177,8 @@ class _Backup:
             take_up_packs(repository, run, index)
 
         def announce() -> None:
+            if foundation is not None:
+                foundation.require()
             if not run.taken_up:
                 repository.log.append(run.body)
 
@@ -186,15 +189,17 @@ class _Backup:
             reader = EntryReader(
                 self.source, packer, index, Chunker(repository.keys.chunker_seed), self.meter
             )
-            deleted = self._scan(reader, inherited)
+            comparison = self._scan(reader)
             reader.finish()
             packer.close()
+            if foundation is not None:
+                foundation.require()
         except BaseException:
             packer.abandon()
             raise
         self.meter.enter("committing")
         read = rows_with_names(reader.batches, index.pack_names())
-        new = self._changed(read, inherited, deleted)
+        new = self._changed(read, comparison)
         older = self.reference.segments if self.reference is not None else ()
         segments, segment_bytes = merged_segments(repository, older, new)
         bad = {
@@ -238,24 +243,23 @@ class _Backup:
         )
         return commit(repository, snapshot, known_condemned)
 
-    def _reference_rows(self) -> pa.Table | None:
+    def _foundation(self) -> Foundation | None:
         if self.reference is None:
             return None
-        return foundation_rows(self.repository, self.reference)
+        return Foundation(self.repository, self.reference)
 
-    def _scan(self, reader: EntryReader, inherited: pa.Table | None) -> list[tuple[bytes, int]]:
-        """Hold the scan against the reference and read what may differ.
+    def _comparison(self) -> Comparison | None:
+        if self.foundation is None or self.reference is None:
+            return None
+        granularity = self.source.clock_granularity_ns
+        trusted = self.reference.scan_started_ns if granularity else None
+        self.meter.total_bytes = self.reference.bytes
+        self.meter.total_entries = self.reference.entries
+        return Comparison(self.foundation.entries(), trusted, granularity)
 
-        Returns:
-            Paths that the reference has and the scan has not, with their sizes.
-        """
-        comparison = None
-        if inherited is not None and self.reference is not None:
-            granularity = self.source.clock_granularity_ns
-            trusted = self.reference.scan_started_ns if granularity else None
-            comparison = Comparison(inherited, trusted, granularity)
-            self.meter.total_bytes = self.reference.bytes
-            self.meter.total_entries = self.reference.entries
+    def _scan(self, reader: EntryReader) -> Comparison | None:
+        """Hold the scan against the reference, if there is one, and read what may differ."""
+        comparison = self._comparison()
         self.meter.enter("reading")
         for batch in self.source.scan():
             self.fingerprint.update(batch)
@@ -268,17 +272,15 @@ class _Backup:
                 reader.take(batch.filter(pa.array(~unchanged)))
             quiet = pc.sum(batch.column("size").filter(pa.array(unchanged))).as_py() or 0
             self.meter.add(quiet, int(unchanged.sum()))
-        if comparison is None:
-            return []
-        comparison.finish()
-        return comparison.deleted
+        if comparison is not None:
+            comparison.finish()
+        return comparison
 
-    def _changed(
-        self, read: pa.Table, inherited: pa.Table | None, deleted: list[tuple[bytes, int]]
-    ) -> pa.Table:
+    def _changed(self, read: pa.Table, comparison: Comparison | None) -> pa.Table:
         """Count what changed; the rows that the snapshot adds to what it inherits."""
-        if inherited is not None:
-            same = self.changes.note_rows(read, inherited)
+        if comparison is not None:
+            deleted = comparison.deleted
+            same = self.changes.note_rows(read, comparison.older_rows())
             self.changes.note("deleted", deleted)
             new = read.filter(pa.array(~same))
             return merge([new, deleted_rows(deleted)], keep_deleted=True) if deleted else new

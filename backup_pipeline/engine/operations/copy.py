@@ -143,7 +143,7 @@ class _Copy:
         if self.reference is not None:
             old = foundation_rows(self.target, self.reference)
         changed, deleted, changes = self._changed(rows, old)
-        index = ChunkIndex(old)
+        index = ChunkIndex(None if old is None else lambda: [old.column("chunks")])
         run = begin_run(
             self.target,
             operation="copy",
@@ -261,7 +261,7 @@ class _Copy:
     def _is_missing(self, frame: FetchedFrame, index: ChunkIndex) -> bool:
         wanted = False
         for piece in frame.pieces:
-            wanted |= index.claim(piece.id)
+            wanted |= index.claim(piece.id)[1]
         if not wanted:
             self.meter.add(sum(piece.size for piece in frame.pieces), len(frame.pieces))
         return wanted
@@ -394,14 +394,15 @@ class _Copy:
             return rows
         lists = rows.column("chunks").combine_chunks()
         ids = lists.flatten().field("id").to_pylist()
-        counts = lists.value_lengths().to_pylist()
-        per_row: list[list[bytes] | None] = []
+        known = [index.claim(identity)[0] for identity in ids]
+        contents: list[list[int] | None] = []
         at = 0
-        for count in counts:
-            per_row.append(None if count is None else ids[at : at + count])
+        for count in lists.value_lengths().to_pylist():
+            contents.append(None if count is None else known[at : at + count])
             at += count or 0
         where = rows.schema.get_field_index("chunks")
-        numbered = chunk_column(per_row, index)
+        numbered = chunk_column(contents, index)
+        assert numbered is not None, "every chunk of these rows was brought or was there"
         table = rows.set_column(where, pa.field("chunks", numbered.type), numbered)
         return rows_with_names(table.combine_chunks().to_batches(), index.pack_names())
 

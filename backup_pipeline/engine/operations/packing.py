@@ -33,26 +33,20 @@ from backup_pipeline.engine.format.pack import (
 from backup_pipeline.engine.repository import Repository
 from backup_pipeline.engine.store.direct import aligned_buffer
 
-__all__ = ["READ_BUFFER_BYTES", "Content", "Packer", "thread_count"]
+__all__ = ["READ_BUFFER_BYTES", "Member", "Packer", "thread_count"]
 
 PACK_TARGET_BYTES = 16 * 1024 * 1024
 READ_BUFFER_BYTES = 4 * 1024 * 1024
 UPLOADS = 2
 _END = None
 
+Member = tuple[int, bytes]
+"""Size and id of a chunk in a frame."""
+
 
 def thread_count() -> int:
     """How many threads do the work that leaves Python's lock."""
     return max(2, min(8, os.cpu_count() or 2))
-
-
-class Content:
-    """The chunk ids of one entry, filled in as its pieces are done."""
-
-    __slots__ = ("ids",)
-
-    def __init__(self) -> None:
-        self.ids: list[bytes] = []
 
 
 class _Buffers:
@@ -142,7 +136,7 @@ class Packer:
         self._repository = repository
         self._keys = repository.keys
         self._dataset_id = repository.keys.dataset_id
-        self._identity_key = repository.keys.identity
+        self.identity_key = repository.keys.identity
         self._run = run
         self._content_key = content_key
         self._index = index
@@ -195,35 +189,35 @@ class Packer:
                 self._done_lock.wait(0.5)
         self._check()
 
-    def solid(self, buffer: memoryview, members: Sequence[tuple[Content, int, int]]) -> None:
-        """Store small files that stand in a buffer; gives the buffer back when done.
+    def solid(self, buffer: memoryview, members: Sequence[Member], rows: Sequence[int]) -> None:
+        """Store small files, one behind the other from a buffer's start, in one frame.
 
         Args:
-            buffer: Holds them.
-            members: (content, start, size) of each.
+            buffer: Holds them; given back when done.
+            members: Size and id of each; all were claimed.
+            rows: Their rows in the chunk index.
         """
-        self._submit(lambda compressor: self._do_solid(compressor, buffer, members))
+        self._submit(lambda compressor: self._do_solid(compressor, buffer, members, rows))
 
     def chunks(
-        self, buffer: memoryview, content: Content, pieces: Sequence[tuple[int, int]]
+        self, buffer: memoryview, content: list[int], pieces: Sequence[tuple[int, int]]
     ) -> None:
         """Store chunks of one large file that stand in a buffer; gives it back when done.
 
         Args:
             buffer: Holds them.
-            content: The file's.
+            content: The file's chunks, as rows of the chunk index; these are added to it.
             pieces: (start, size) of each chunk.
         """
-        first = len(content.ids)
-        content.ids.extend([b""] * len(pieces))
+        first = len(content)
+        content.extend([0] * len(pieces))
         self._submit(lambda compressor: self._do_chunks(compressor, buffer, content, first, pieces))
 
-    def frame(
-        self, identity_members: Sequence[tuple[int, bytes]], packed: Buffer, raw: int
-    ) -> None:
+    def frame(self, members: Sequence[Member], packed: Buffer, raw: int) -> None:
         """Store a frame that is compressed already, as a copy from another tier does."""
         self._check()
-        self._store_frame(packed, raw, identity_members)
+        rows = [self._index.claim(identity)[0] for _, identity in members]
+        self._store_frame(packed, raw, members, rows)
 
     def close(self) -> None:
         """Finish all tasks and packs; all is durable on return."""
@@ -287,45 +281,37 @@ class Packer:
                 self._done_lock.notify_all()
 
     def _do_solid(
-        self, compressor: Compressor, buffer: memoryview, members: Sequence[tuple[Content, int, int]]
+        self,
+        compressor: Compressor,
+        buffer: memoryview,
+        members: Sequence[Member],
+        rows: Sequence[int],
     ) -> None:
-        view, key, claim = buffer, self._identity_key, self._index.claim
-        fresh: list[tuple[int, int, bytes]] = []
-        for content, start, size in members:
-            identity = blake3(view[start : start + size], key=key).digest()
-            content.ids.append(identity)
-            if claim(identity):
-                fresh.append((start, size, identity))
-        if fresh:
-            if len(fresh) == len(members):
-                raw = view[: fresh[-1][0] + fresh[-1][1]]
-            else:
-                raw = memoryview(b"".join([view[start : start + n] for start, n, _ in fresh]))
-            self._store_frame(
-                compressor.compress(raw),
-                len(raw),
-                [(size, identity) for _, size, identity in fresh],
-            )
+        raw = buffer[: sum(size for size, _ in members)]
+        self._store_frame(compressor.compress(raw), len(raw), members, rows)
         self.buffers.give_back(buffer)
 
     def _do_chunks(
         self,
         compressor: Compressor,
         buffer: memoryview,
-        content: Content,
+        content: list[int],
         first: int,
         pieces: Sequence[tuple[int, int]],
     ) -> None:
-        view, key = buffer, self._identity_key
+        key = self.identity_key
         for number, (start, size) in enumerate(pieces, first):
-            raw = view[start : start + size]
+            raw = buffer[start : start + size]
             identity = blake3(raw, key=key).digest()
-            content.ids[number] = identity
-            if self._index.claim(identity):
-                self._store_frame(compressor.compress(raw), size, [(size, identity)])
+            row, fresh = self._index.claim(identity)
+            content[number] = row
+            if fresh:
+                self._store_frame(compressor.compress(raw), size, [(size, identity)], [row])
         self.buffers.give_back(buffer)
 
-    def _store_frame(self, packed: Buffer, raw: int, members: Sequence[tuple[int, bytes]]) -> None:
+    def _store_frame(
+        self, packed: Buffer, raw: int, members: Sequence[Member], rows: Sequence[int]
+    ) -> None:
         stored = len(packed) + TAG_BYTES
         full: _OpenPack | None = None
         with self._pack_lock:
@@ -343,7 +329,7 @@ class Packer:
             frame_binding(self._dataset_id, frame.ordinal),
             pack.view[frame.offset : frame.offset + stored],
         )
-        self._index.settle(pack.number, frame)
+        self._index.settle(pack.number, frame, rows)
         self._release(pack)
 
     def _new_pack(self) -> _OpenPack:

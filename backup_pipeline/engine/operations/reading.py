@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from blake3 import blake3
 
 from backup_pipeline.engine.chunk_index import ChunkIndex
 from backup_pipeline.engine.chunker import SOLID_LIMIT_BYTES, SOLID_TARGET_BYTES, Chunker
 from backup_pipeline.engine.format.manifest import CHUNK_TYPE, manifest_schema
 from backup_pipeline.engine.format.pack import PACK_NAME_BYTES
-from backup_pipeline.engine.operations.packing import Content, Packer
+from backup_pipeline.engine.operations.packing import Member, Packer
 from backup_pipeline.engine.progress import Meter
 from backup_pipeline.sources.base import GOOD, TORN, Details, Reader, Source, Unreadable
 
@@ -32,12 +33,14 @@ class _Pending:
     """Changed rows of one batch, waiting for their chunks.
 
     Attributes:
+        contents: The chunks of each, as rows of the chunk index; None where there are no bytes.
+        details: What was found where it is more than the scan says.
         last_task: All their content is in the packer's tasks up to this one; None while some of
             it stands in the buffer for small files and is in no task yet.
     """
 
     rows: pa.RecordBatch
-    contents: list[Content | None]
+    contents: list[list[int] | None]
     details: list[Details | None]
     states: dict[int, tuple[str, str]]
     last_task: int | None
@@ -66,10 +69,12 @@ class EntryReader:
         self._index = index
         self._chunker = chunker
         self._meter = meter
+        self._identity_key = packer.identity_key
         self._solid: memoryview | None = None
         self._solid_end = 0
-        self._members: list[tuple[Content, int, int]] = []
-        self._links: dict[tuple[int, int], tuple[Content, Details]] = {}
+        self._members: list[Member] = []
+        self._member_rows: list[int] = []
+        self._links: dict[tuple[int, int], tuple[list[int], Details]] = {}
         self._pending: deque[_Pending] = deque()
         self.batches: list[pa.RecordBatch] = []
         self.read_bytes = 0
@@ -78,37 +83,29 @@ class EntryReader:
 
     def take(self, rows: pa.RecordBatch) -> None:
         """Read the entries of these rows of a scan."""
-        columns = {name: rows.column(name).to_pylist() for name in _READ_COLUMNS}
-        wanted = zip(*columns.values(), strict=True)
+        columns = [rows.column(name).to_pylist() for name in _READ_COLUMNS]
+        entries = list(zip(*columns, strict=True))
         self._source.prefetch(
             [
                 (path, size, etag)
-                for path, type, state, size, _, _, _, etag in wanted
+                for path, type, state, size, *_, etag in entries
                 if state == GOOD and type in _WITH_BYTES
             ]
         )
         pending = _Pending(rows, [], [], {}, None)
-        for number, values in enumerate(zip(*columns.values(), strict=True)):
-            path, type, state, size, links, device, inode, etag = values
-            content: Content | None = None
+        for number, entry in enumerate(entries):
+            content: list[int] | None = None
             details: Details | None = None
-            if state == GOOD:
+            if entry[2] == GOOD:
                 try:
-                    if type in _WITH_BYTES:
-                        content, details = self._with_bytes(
-                            path, type, size, etag, (device, inode) if (links or 0) > 1 else None
-                        )
-                        self.size_drift_bytes += details.size - size
-                    else:
-                        details = self._source.open(path, type).finish()
-                    if not details.steady:
+                    content, details = self._whole(entry) or self._parts(entry)
+                    if details is not None and not details.steady:
                         pending.states[number] = (TORN, "changed each time while it was read")
                 except Unreadable as error:
                     pending.states[number] = (error.state, error.reason)
-                    content = details = None
             pending.contents.append(content)
             pending.details.append(details)
-            self._meter.add(size if type in _WITH_BYTES else 0, 1)
+            self._meter.add(entry[3] if entry[1] in _WITH_BYTES else 0, 1)
         self._note_problems(rows, pending.states)
         pending.last_task = None if self._members else self._packer.submitted
         self._pending.append(pending)
@@ -119,6 +116,7 @@ class EntryReader:
         self._flush()
         self._packer.wait_through(self._packer.submitted)
         self._settle()
+        assert not self._pending, "all content is stored, so all rows have places"
         if self._solid is not None:
             self._packer.buffers.give_back(self._solid)
             self._solid = None
@@ -133,19 +131,42 @@ class EntryReader:
             last = self._pending[0].last_task
             if last is None or last > done:
                 return
-            self.batches.append(_finished(self._pending.popleft(), self._index, self._packer))
+            batch = _finished(self._pending[0], self._index)
+            if batch is None:  # a chunk was claimed by content behind ours that is not done yet
+                return
+            self.batches.append(batch)
+            self._pending.popleft()
 
-    def _with_bytes(
-        self, path: bytes, type: str, size: int, etag: str | None, link: tuple[int, int] | None
-    ) -> tuple[Content, Details]:
-        if link is not None and link in self._links:
-            return self._links[link]
-        found = self._read(path, type, size, etag)
-        if link is not None and found[1].steady:
-            self._links[link] = found
+    def _whole(self, entry: _Entry) -> tuple[list[int], Details | None] | None:
+        """Read a small file in one go, as most are; None where that cannot be done."""
+        path, type, _, size, mtime_ns, ctime_ns, inode, _, links, _ = entry
+        if type != "file" or size >= SOLID_LIMIT_BYTES or links != 1:
+            return None
+        buffer, start = self._room(), self._solid_end
+        view = buffer[start : start + size]
+        xattrs = self._source.read_whole(path, mtime_ns, ctime_ns, inode, view)
+        if xattrs is None:
+            return None
+        self.read_bytes += size
+        return self._small(view), Details(size=size, xattrs=xattrs) if xattrs else None
+
+    def _parts(self, entry: _Entry) -> tuple[list[int] | None, Details]:
+        """Read any entry, from opening it to closing it."""
+        path, type, _, size, _, _, inode, device, links, etag = entry
+        if type not in _WITH_BYTES:
+            return None, self._source.open(path, type).finish()
+        link = (device, inode) if (links or 0) > 1 else None
+        found = self._links.get(link) if link is not None else None
+        if found is None:
+            found = self._read(path, type, size, etag)
+            if link is not None and found[1].steady:
+                self._links[link] = found
+        self.size_drift_bytes += found[1].size - size
         return found
 
-    def _read(self, path: bytes, type: str, size: int, etag: str | None) -> tuple[Content, Details]:
+    def _read(
+        self, path: bytes, type: str, size: int, etag: str | None
+    ) -> tuple[list[int], Details]:
         small, attempt = size < SOLID_LIMIT_BYTES, 1
         while True:
             reader = self._source.open(path, type, etag=etag)
@@ -162,12 +183,9 @@ class EntryReader:
                 return content, details
             attempt += 1
 
-    def _read_small(self, reader: Reader, size: int, attempt: int) -> tuple[Content, Details]:
-        if self._solid is None or self._solid_end >= SOLID_TARGET_BYTES:
-            self._flush()
-            self._solid = self._packer.buffers.take()
+    def _read_small(self, reader: Reader, size: int, attempt: int) -> tuple[list[int], Details]:
+        room = self._room()[:SOLID_BUFFER_BYTES]
         start = end = self._solid_end
-        room = self._solid[:SOLID_BUFFER_BYTES]
         try:
             while count := reader.read_into(room[end:]):
                 end += count
@@ -179,26 +197,43 @@ class EntryReader:
             _give_up(reader)
             raise
         details = reader.finish()
-        content = Content()
-        if end > start and (details.steady or attempt == MOST_TRIES):
-            self._members.append((content, start, end - start))
-            self._solid_end = end
-        if self._solid_end >= SOLID_TARGET_BYTES:
+        kept = details.steady or attempt == MOST_TRIES
+        return self._small(room[start:end]) if kept else [], details
+
+    def _room(self) -> memoryview:
+        """The buffer for small files, which ends so far where the next one goes."""
+        if self._solid is None or self._solid_end >= SOLID_TARGET_BYTES:
             self._flush()
-        return content, details
+            self._solid = self._packer.buffers.take()
+        return self._solid
+
+    def _small(self, content: memoryview) -> list[int]:
+        """The chunk of a small file that was read to the buffer's end; it stays there if new."""
+        size = len(content)
+        if not size:
+            return []
+        identity = blake3(content, key=self._identity_key).digest()
+        row, fresh = self._index.claim(identity)
+        if fresh:
+            self._members.append((size, identity))
+            self._member_rows.append(row)
+            self._solid_end += size
+            if self._solid_end >= SOLID_TARGET_BYTES:
+                self._flush()
+        return [row]
 
     def _flush(self) -> None:
         if self._solid is not None and self._members:
-            self._packer.solid(self._solid, self._members)
+            self._packer.solid(self._solid, self._members, self._member_rows)
             self._solid = None
-            self._members = []
+            self._members, self._member_rows = [], []
             for pending in self._pending:
                 if pending.last_task is None:
                     pending.last_task = self._packer.submitted
         self._solid_end = 0
 
-    def _read_large(self, reader: Reader) -> tuple[Content, Details]:
-        content, packer = Content(), self._packer
+    def _read_large(self, reader: Reader) -> tuple[list[int], Details]:
+        content, packer = list[int](), self._packer
         buffer = packer.buffers.take()
         filled, ended = 0, False
         try:
@@ -226,8 +261,12 @@ class EntryReader:
         return content, reader.finish()
 
 
-_READ_COLUMNS = ("path", "type", "state", "size", "links", "device", "inode", "etag")
+_Entry = tuple[bytes, str, str, int, int, int, int, int, int, str | None]
+_READ_COLUMNS = (
+    *("path", "type", "state", "size", "mtime_ns", "ctime_ns", "inode", "device", "links", "etag"),
+)
 _WITH_BYTES = frozenset({"file", "object"})
+_MARKED = ("mtime_ns", "ctime_ns", "inode", "mode", "uid", "gid", "etag", "version_id")
 
 
 def _give_up(reader: Reader) -> None:
@@ -237,78 +276,88 @@ def _give_up(reader: Reader) -> None:
         return  # the failure under way says more
 
 
-def _finished(pending: _Pending, index: ChunkIndex, packer: Packer | None = None) -> pa.RecordBatch:
-    """The batch with all of a manifest's columns, chunks by number of their pack."""
-    count = len(pending.rows)
-    columns: dict[str, Any] = {
-        name: pending.rows.column(name) for name in pending.rows.schema.names
-    }
-    details = pending.details
-    if pending.states:
-        states, reasons = columns["state"].to_pylist(), columns["reason"].to_pylist()
-        for number, (state, reason) in pending.states.items():
-            states[number], reasons[number] = state, reason
-        columns["state"], columns["reason"] = states, reasons
-    columns["size"] = [
-        size if one is None or content is None else one.size
-        for size, one, content in zip(
-            columns["size"].to_pylist(), details, pending.contents, strict=True
-        )
-    ]
-    marks = [one.mark if one else _NO_MARK for one in details]
-    for name in _MARKED:
-        scanned = columns[name].to_pylist()
-        seen = [mark.get(name, old) for mark, old in zip(marks, scanned, strict=True)]
-        if seen != scanned:
-            columns[name] = seen
-    columns["link_target"] = [one.link_target if one else None for one in details]
-    columns["content_type"] = [one.content_type if one else None for one in details]
-    columns["metadata"] = [_pairs(one.metadata) if one else None for one in details]
-    columns["xattrs"] = [_pairs(one.xattrs) if one else None for one in details]
-    columns["holes"] = [
-        [{"offset": o, "length": n} for o, n in one.holes] if one and one.holes else None
-        for one in details
-    ]
-    columns["chunks"] = chunk_column(
-        [c.ids if c else None for c in pending.contents], index, packer
-    )
+def _finished(pending: _Pending, index: ChunkIndex) -> pa.RecordBatch | None:
+    """The batch with all of a manifest's columns, chunks by number of their pack.
+
+    Returns:
+        None while the place of a chunk is not known yet.
+    """
+    chunks = chunk_column(pending.contents, index)
+    if chunks is None:
+        return None
+    count, rows = len(pending.rows), pending.rows
+    found: dict[str, Any] = {name: rows.column(name) for name in rows.schema.names}
+    found["chunks"] = chunks
+    where = [number for number, one in enumerate(pending.details) if one is not None]
+    details = [one for one in pending.details if one is not None]
+    for name, values in _seen(rows.take(pa.array(where, pa.int64())), details).items():
+        column = found[name].to_pylist() if name in found else [None] * count
+        for number, value in zip(where, values, strict=True):
+            column[number] = value
+        found[name] = column
+    for number, (state, reason) in pending.states.items():
+        for name, value in (("state", state), ("reason", reason)):
+            if not isinstance(found[name], list):
+                found[name] = found[name].to_pylist()
+            found[name][number] = value
     arrays: list[pa.Array] = []
     fields: list[pa.Field] = []
     for wanted in manifest_schema():
-        value = columns[wanted.name]
-        type = pa.list_(_NUMBERED) if wanted.name == "chunks" else wanted.type
-        arrays.append(value if isinstance(value, pa.Array) else pa.array(value, type))
+        value = found.get(wanted.name)
+        if value is None:
+            value = pa.nulls(count, wanted.type)
+        arrays.append(value if isinstance(value, pa.Array) else pa.array(value, wanted.type))
         fields.append(pa.field(wanted.name, arrays[-1].type))
-    assert all(len(array) == count for array in arrays)
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
 
-_NO_MARK: dict[str, int | str | None] = {}
-_MARKED = ("mtime_ns", "ctime_ns", "inode", "mode", "uid", "gid", "etag", "version_id")
+def _seen(rows: pa.RecordBatch, details: Sequence[Details]) -> dict[str, list[Any]]:
+    """Columns of entries that were opened, where they say other than their rows of the scan."""
+    seen: dict[str, list[Any]] = {}
+    for name in _MARKED:
+        scanned = rows.column(name).to_pylist()
+        values = [one.mark.get(name, old) for one, old in zip(details, scanned, strict=True)]
+        if values != scanned:
+            seen[name] = values
+    sizes = zip(rows.column("type").to_pylist(), rows.column("size").to_pylist(), strict=True)
+    seen["size"] = [
+        one.size if type in _WITH_BYTES else size
+        for one, (type, size) in zip(details, sizes, strict=True)
+    ]
+    seen["link_target"] = [one.link_target for one in details]
+    seen["content_type"] = [one.content_type for one in details]
+    seen["metadata"] = [_pairs(one.metadata) for one in details]
+    seen["xattrs"] = [_pairs(one.xattrs) for one in details]
+    seen["holes"] = [[{"offset": o, "length": n} for o, n in one.holes] or None for one in details]
+    return {
+        name: values
+        for name, values in seen.items()
+        if name in rows.schema.names or any(value is not None for value in values)
+    }
 
 
 def _pairs(pairs: Sequence[tuple[Any, Any]]) -> list[dict[str, Any]] | None:
     return [{"name": name, "value": value} for name, value in pairs] if pairs else None
 
 
-def chunk_column(
-    ids: Sequence[Sequence[bytes] | None], index: ChunkIndex, packer: Packer | None = None
-) -> pa.Array:
-    """Lists of chunks, packs by number, from lists of ids."""
-    flat = [identity for one in ids if one is not None for identity in one]
+def chunk_column(contents: Sequence[Sequence[int] | None], index: ChunkIndex) -> pa.Array | None:
+    """Lists of chunks, packs by number, from lists of rows of the chunk index.
+
+    Returns:
+        None while the place of any is not known.
+    """
+    flat = [row for content in contents if content for row in content]
     places = index.places(flat)
-    if places is None:  # some are claimed by tasks behind ours that are not done yet
-        assert packer is not None
-        packer.wait_through(packer.submitted)
-        places = index.places(flat)
-        assert places is not None
-    fields = [pa.array(np.ascontiguousarray(column), pa.uint32()) for column in places.T]
-    packed = pa.StructArray.from_arrays(
-        [*fields, pa.array(flat, CHUNK_TYPE.field("id").type)], fields=list(_NUMBERED)
+    if places is None:
+        return None
+    ids = pa.Array.from_buffers(
+        CHUNK_TYPE.field("id").type, len(flat), [None, pa.py_buffer(index.ids(flat))]
     )
-    offsets = np.zeros(len(ids) + 1, np.int32)
-    np.cumsum([len(one) if one is not None else 0 for one in ids], out=offsets[1:])
-    absent = pa.array([one is None for one in ids], pa.bool_())
+    fields = [pa.array(np.ascontiguousarray(column), pa.uint32()) for column in places.T]
+    packed = pa.StructArray.from_arrays([*fields, ids], fields=list(_NUMBERED))
+    offsets = np.zeros(len(contents) + 1, np.int32)
+    np.cumsum([len(one) if one is not None else 0 for one in contents], out=offsets[1:])
+    absent = pa.array([one is None for one in contents], pa.bool_())
     return pa.ListArray.from_arrays(
         pa.array(offsets), packed, type=pa.list_(_NUMBERED), mask=absent
     )
