@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from backup_pipeline.engine.format.record import Snapshot
     from backup_pipeline.engine.repository import Repository
 
-__all__ = ["Segments", "ahead"]
+__all__ = ["Entries", "Segments", "ahead"]
 
 T = TypeVar("T")
 
@@ -81,29 +81,18 @@ class Segments:
         check_rows(rows, self._repository.segment_path(segment.name))
         return resolve(rows, self._replaced(), self._places) if self._replaced() else rows
 
-    def entries(
-        self, snapshot: Snapshot, columns: Sequence[str] | None = None
-    ) -> Iterator[pa.Table]:
-        """A snapshot's entries in order of path, a batch at a time; little of it is in memory.
-
-        Args:
-            snapshot: Which.
-            columns: Those that are wanted; ``path`` and ``type`` must be among them.
+    def entries(self, snapshot: Snapshot) -> Entries:
+        """A snapshot's entries, to be read a batch at a time.
 
         Raises:
-            DamageError: A segment is missing or damaged: before the first batch, as far as its
-                name tells.
+            DamageError: A segment is missing, or its bytes are not those that its name tells.
         """
-        return merge_batches([self.batches(segment, columns) for segment in snapshot.segments])
+        return Entries([self._rows(segment) for segment in snapshot.segments])
 
-    def batches(self, segment: Segment, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The rows of a segment in order, a batch at a time; raises as ``entries`` does."""
+    def _rows(self, segment: Segment) -> SegmentRows:
         if self._standing(segment) or self._replaced():
-            rows = self.read(segment)
-            rows = rows if columns is None else rows.select(list(columns))
-            return _pieces(rows)
-        name = self._repository.segment_path(segment.name)
-        return _checked(self.open(segment).batches(columns), name, whole=columns is None)
+            return _HeldRows(self.read(segment))
+        return _CheckedRows(self.open(segment), self._repository.segment_path(segment.name))
 
     def _standing(self, segment: Segment) -> list[Segment]:
         """The segments that stand for this one now; none where it stands for itself."""
@@ -126,21 +115,61 @@ class Segments:
         return self._held[name]
 
 
-def _pieces(rows: pa.Table) -> Iterator[pa.Table]:
-    return (rows.slice(at, BATCH_ROWS) for at in range(0, len(rows), BATCH_ROWS))
+class SegmentRows(Protocol):
+    """The rows of one segment in order of path."""
+
+    def batches(self, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+        """All of them, a batch at a time."""
+        ...
 
 
-def _checked(batches: Iterator[pa.Table], name: str, *, whole: bool) -> Iterator[pa.Table]:
-    """The same batches, refused where no writer of this format makes them."""
-    last = b""
-    for rows in batches:
-        (check_rows if whole else check_paths)(rows, name)
-        paths = rows.column("path")
-        if len(paths):
-            if paths[0].as_py() <= last:
-                raise DamageError(f"segment {name} is not sorted by path")
-            last = paths[-1].as_py()
-        yield rows
+class _HeldRows:
+    """Rows that had to be put right as a whole."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self._rows = rows
+
+    def batches(self, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+        rows = self._rows if columns is None else self._rows.select(list(columns))
+        return (rows.slice(at, BATCH_ROWS) for at in range(0, len(rows), BATCH_ROWS))
+
+
+class _CheckedRows:
+    """Rows of a file, refused where no writer of this format makes them."""
+
+    def __init__(self, file: SegmentFile, name: str) -> None:
+        self._file = file
+        self._name = name
+
+    def batches(self, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+        last = b""
+        check = check_rows if columns is None else check_paths
+        for rows in self._file.batches(columns):
+            check(rows, self._name)
+            paths = rows.column("path")
+            if len(paths):
+                if paths[0].as_py() <= last:
+                    raise DamageError(f"segment {self._name} is not sorted by path")
+                last = paths[-1].as_py()
+            yield rows
+
+
+class Entries:
+    """The entries of one snapshot, read as often as needed; its files alone are in memory."""
+
+    def __init__(self, segments: Sequence[SegmentRows]) -> None:
+        self._segments = segments
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The entries in order of path, a batch at a time.
+
+        Args:
+            columns: Those that are wanted; ``path`` and ``type`` must be among them.
+
+        Raises:
+            DamageError: A segment holds what no writer of this format writes.
+        """
+        return merge_batches([one.batches(columns) for one in self._segments])
 
 
 def ahead(items: Iterator[T]) -> Generator[T]:

@@ -86,11 +86,12 @@ def test_a_snapshots_entries_come_in_batches_of_the_columns_that_are_wanted() ->
     new = repository.put_segment(merge([rows_of({paths[7]: 2, b"z": 3}), gone], keep_deleted=True))
     snapshot: Any = SimpleNamespace(segments=[old, new])
     whole = merge([repository.segment(old), repository.segment(new)])
-    batches = list(repository.segments.entries(snapshot))
+    entries = repository.segments.entries(snapshot)
+    batches = list(entries.batches())
     assert max(len(batch) for batch in batches) <= BATCH_ROWS and len(batches) > 2
     assert pa.concat_tables(batches).equals(whole)
     columns = ["path", "type", "size"]
-    some = pa.concat_tables(repository.segments.entries(snapshot, columns))
+    some = pa.concat_tables(entries.batches(columns))
     assert some.equals(whole.select(columns))
 
 
@@ -99,20 +100,22 @@ def test_rows_out_of_order_are_refused_also_between_batches() -> None:
     paths = [b"%08d" % number for number in range(2 * BATCH_ROWS)]
     rows = rows_of(dict.fromkeys(paths, 1))
     swapped = pa.concat_tables([rows.slice(BATCH_ROWS), rows.slice(0, BATCH_ROWS)])
-    segment = repository.put_segment(swapped)
+    snapshot: Any = SimpleNamespace(segments=[repository.put_segment(swapped)])
+    entries = repository.segments.entries(snapshot)
     with pytest.raises(DamageError, match="not sorted"):
-        list(repository.segments.batches(segment))
+        list(entries.batches())
 
 
-def test_a_segment_whose_bytes_changed_gives_no_batch() -> None:
+def test_a_snapshot_of_which_a_segment_changed_gives_no_batch() -> None:
     repository = make_repository(MemoryStore())
     segment = repository.put_segment(rows_of({b"a": 1}))
     path = repository.segment_path(segment.name)
     content = bytearray(repository.store.get(path))
     content[-1] ^= 1
     repository.store.heal(path, content)
+    snapshot: Any = SimpleNamespace(segments=[segment])
     with pytest.raises(DamageError, match="does not match its name"):
-        repository.segments.batches(segment)
+        repository.segments.entries(snapshot)
 
 
 def test_what_is_made_ahead_comes_in_order_and_fails_where_it_fails() -> None:

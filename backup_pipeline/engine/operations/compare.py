@@ -6,13 +6,14 @@ held against the older rows in full, so that only what truly differs is stored a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backup_pipeline.engine.format.manifest import manifest_schema
+from backup_pipeline.engine.format.manifest import count_through, manifest_schema
 from backup_pipeline.sources.base import MARK_COLUMNS
 
 __all__ = ["Comparison", "lacking", "same_rows"]
@@ -32,44 +33,64 @@ class Comparison:
     """Walks a snapshot's entries beside a scan; both ascend by path.
 
     Args:
-        rows: The snapshot's entries, sorted by path.
+        entries: The snapshot's, in batches.
         scan_started_ns: When the snapshot's scan began; None trusts every mark.
         granularity_ns: How coarse the source's clock is.
+
+    Attributes:
+        deleted: Path and logical bytes of entries that the scan has not.
     """
 
-    def __init__(self, rows: pa.Table, scan_started_ns: int | None, granularity_ns: int) -> None:
-        self._rows = rows.select(list(_COLUMNS)).combine_chunks()
-        self._paths = self._rows.column("path")
-        self._at = 0
+    def __init__(
+        self, entries: Iterable[pa.Table], scan_started_ns: int | None, granularity_ns: int
+    ) -> None:
+        self._entries = iter(entries)
+        self._rows: pa.Table | None = None  # what is next, if any is at hand
         # An entry modified after this may have changed again within one tick of the clock.
         self._trusted_before = None if scan_started_ns is None else scan_started_ns - granularity_ns
+        self._older: list[pa.Table] = []
         self.deleted: list[tuple[bytes, int]] = []
 
     def match(self, batch: pa.RecordBatch) -> Any:
         """Mask of the rows of the scan's next batch that need not be read: their marks are the
         snapshot's, and old enough to be trusted."""
-        end = self._upper_bound(batch.column("path")[-1].as_py())
-        old = self._rows.slice(self._at, end - self._at)
-        self._at = end
-        where = pc.index_in(batch.column("path"), value_set=old.column("path").combine_chunks())
-        same = pc.is_valid(where).to_numpy(zero_copy_only=False)
-        self._note_deleted(old, where, int(same.sum()))
-        if not same.any():
-            return same
-        beside = old.select(list(MARK_COLUMNS)).take(where)
-        for name in MARK_COLUMNS:
-            same &= _same_values(batch.column(name), beside.column(name).combine_chunks())
-        if self._trusted_before is not None:
-            newest = pc.max_element_wise(batch.column("mtime_ns"), batch.column("ctime_ns"))
-            settled = pc.less(pc.fill_null(newest, 0), self._trusted_before)
-            same &= settled.to_numpy(zero_copy_only=False)
+        old = self._take_through(batch.column("path")[-1].as_py())
+        if old is None:
+            return np.zeros(len(batch), bool)
+        same = self._settled(batch)
+        if _equal(batch, old):  # as most are, of a dataset that hardly changed
+            known, beside = np.ones(len(batch), bool), old
+        else:
+            where = pc.index_in(batch.column("path"), value_set=old.column("path").combine_chunks())
+            known = pc.is_valid(where).to_numpy(zero_copy_only=False)
+            self._note_deleted(old, where, int(known.sum()))
+            beside = old.take(where)
+            same &= known
+            for name in MARK_COLUMNS:
+                same &= _same_values(batch.column(name), beside.column(name).combine_chunks())
+        if not same.all():
+            self._older.append(beside.filter(pa.array(known & ~same)))
         return same
 
     def finish(self) -> None:
         """Count what lies behind the scan's end as deleted."""
-        rest = self._rows.slice(self._at)
-        self._at = len(self._rows)
-        self._delete(rest)
+        if self._rows is not None:
+            self._delete(self._rows)
+            self._rows = None
+        for rest in self._entries:
+            self._delete(rest)
+
+    def older_rows(self) -> pa.Table:
+        """What the snapshot has of the entries that are to be read."""
+        return pa.concat_tables([manifest_schema().empty_table(), *self._older])
+
+    def _settled(self, batch: pa.RecordBatch) -> Any:
+        """Which marks are old enough to be trusted."""
+        if self._trusted_before is None:
+            return np.ones(len(batch), bool)
+        newest = pc.max_element_wise(batch.column("mtime_ns"), batch.column("ctime_ns"))
+        settled = pc.less(pc.fill_null(newest, 0), self._trusted_before)
+        return settled.to_numpy(zero_copy_only=False).copy()
 
     def _note_deleted(self, old: pa.Table, where: pa.Array, matched: int) -> None:
         if matched == len(old):
@@ -83,15 +104,28 @@ class Comparison:
             zip(rows.column("path").to_pylist(), rows.column("size").to_pylist(), strict=True)
         )
 
-    def _upper_bound(self, path: bytes) -> int:
-        low, high = self._at, len(self._paths)
-        while low < high:
-            middle = (low + high) // 2
-            if self._paths[middle].as_py() <= path:
-                low = middle + 1
-            else:
-                high = middle
-        return low
+    def _take_through(self, path: bytes) -> pa.Table | None:
+        """The snapshot's next entries up to a path; None where there are none."""
+        taken: list[pa.Table] = []
+        while True:
+            if self._rows is None or not len(self._rows):
+                self._rows = next(self._entries, None)
+                if self._rows is None:
+                    break
+            count = count_through(self._rows, path)
+            taken.append(self._rows.slice(0, count))
+            if count < len(self._rows):
+                self._rows = self._rows.slice(count)
+                break
+            self._rows = None
+        return pa.concat_tables(taken) if any(map(len, taken)) else None
+
+
+def _equal(batch: pa.RecordBatch, old: pa.Table) -> bool:
+    """Whether paths and marks are all the same, row by row."""
+    return len(batch) == len(old) and all(
+        old.column(name).equals(pa.chunked_array([batch.column(name)])) for name in _COLUMNS
+    )
 
 
 def lacking(rows: pa.Table, others: pa.Table) -> pa.Table:
