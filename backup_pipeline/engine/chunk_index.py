@@ -108,7 +108,7 @@ class ChunkIndex:
                         self._add(identity, place.tobytes())
                     else:
                         at = slice(row * _PLACE_BYTES, (row + 1) * _PLACE_BYTES)
-                        if self._places[at] == _NOWHERE:
+                        if bytes(self._places[at]) == _NOWHERE:
                             self._places[at] = place.tobytes()
 
     def _add(self, identity: bytes, place: bytes) -> int:
@@ -132,7 +132,7 @@ class ChunkIndex:
             return None
         for run in self._runs:
             for row in run.rows_of(head):
-                if self._ids[row * ID_BYTES : (row + 1) * ID_BYTES] == identity:
+                if bytes(self._ids[row * ID_BYTES : (row + 1) * ID_BYTES]) == identity:
                     return row
         return None
 
