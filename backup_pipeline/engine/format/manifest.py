@@ -34,6 +34,8 @@ from backup_pipeline.engine.format.pack import (
 )
 
 if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
     from backup_pipeline.engine.crypto import Buffer
 
 __all__ = [
@@ -175,14 +177,12 @@ class SegmentFile:
     """
 
     def __init__(self, content: Buffer | pa.Buffer, name: str) -> None:
-        import pyarrow.parquet as pq
-
+        self._content = content
         self._name = name
         with self._readable():
-            self._file = pq.ParquetFile(pa.BufferReader(content))
-            metadata = self._file.metadata
-            _check_metadata((metadata.metadata or {}).get(METADATA_KEY, b""), name)
-        self.rows: int = metadata.num_rows
+            self._metadata = self._opened(None).metadata
+            _check_metadata((self._metadata.metadata or {}).get(METADATA_KEY, b""), name)
+        self.rows: int = self._metadata.num_rows
         if self.rows > MOST_SEGMENT_ROWS:
             raise DamageError(f"segment {name} claims {self.rows} rows")
 
@@ -190,16 +190,23 @@ class SegmentFile:
         """All rows, of all columns or of some."""
         wanted = _fields(columns)
         with self._readable():
-            return _shaped(self._file.read(columns=wanted.names, use_threads=False), wanted)
+            rows = self._opened(self._metadata).read(columns=wanted.names, use_threads=False)
+            return _shaped(rows, wanted)
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """All rows in pieces of ``BATCH_ROWS`` at most, decoded as they are asked for."""
         wanted = _fields(columns)
         with self._readable():
-            for batch in self._file.iter_batches(
+            for batch in self._opened(self._metadata).iter_batches(
                 BATCH_ROWS, columns=wanted.names, use_threads=False
             ):
                 yield _shaped(pa.Table.from_batches([batch]), wanted)
+
+    def _opened(self, metadata: pq.FileMetaData | None) -> pq.ParquetFile:
+        """The file, for one reading of it: a reader is not for several threads."""
+        import pyarrow.parquet as pq
+
+        return pq.ParquetFile(pa.BufferReader(self._content), metadata=metadata)
 
     @contextmanager
     def _readable(self) -> Generator[None]:
