@@ -52,6 +52,7 @@ class S3Server:
         secret_key: Secret access key; random if not given.
         volumes: How many 128 MiB volumes it may fill in all; every bucket takes a few.
         dies_with_parent: End the server when this process ends in whatever way (Linux).
+        flags: Further flags of the server, such as ``-metricsPort=9327``.
 
     Attributes:
         endpoint: ``http://127.0.0.1:port`` once started.
@@ -69,6 +70,7 @@ class S3Server:
         secret_key: str | None = None,
         volumes: int = 200,
         dies_with_parent: bool = True,
+        flags: Sequence[str] = (),
     ) -> None:
         self.directory = Path(directory).absolute()
         self.buckets = tuple(buckets)
@@ -77,6 +79,7 @@ class S3Server:
         self.endpoint = ""
         self._volumes = volumes
         self._dies_with_parent = dies_with_parent
+        self._more_flags = tuple(flags)
         self._process: subprocess.Popen[bytes] | None = None
         self._ports: list[int] = []
 
@@ -192,6 +195,7 @@ class S3Server:
             "-logtostderr",
             "mini",
             *_flags(contents, settings, ports, self.buckets, self._volumes),
+            *self._more_flags,
         ]
         environ = {name: value for name, value in os.environ.items() if not _is_aws(name)}
         with self._log_path.open("ab") as log:

@@ -1,12 +1,15 @@
 """The data that is backed up: seeded, so that every run of the same scale reads the same bytes.
 
-Run as ``python -m benchmarks.datasets large|small FOLDER SCALE`` in a process of its own, which
-keeps numpy out of the process that measures.
+Run as ``python -m benchmarks.datasets GENERATOR FOLDER SCALE CACHE`` in a process of its own,
+which keeps numpy out of the process that measures.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,14 +19,22 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-__all__ = ["DATASETS", "make"]
+from benchmarks.installing import debian_package
+
+__all__ = ["GENERATORS", "make"]
 
 MIB = 1024 * 1024
 SMALL_FILES = 100_000
 FILES_PER_FOLDER = 100
 MEDIAN_SMALL_BYTES = 2048
 SPREAD = 1.2  # of the logarithm of a small file's size: mean about 4 KiB, a few above 100 KiB
+TINY_FILES = 1_000_000
+TINY_FILES_PER_FOLDER = 500
+MEDIAN_TINY_BYTES = 700
+TINY_SPREAD = 0.8  # mean about 1 KiB
 BLOCK_BYTES = 16 * MIB
+SOURCE_PACKAGE, SOURCE_SUITE = "linux-source-6.12", "trixie"
+SOURCE_MEMBERS = 92_000  # about so many: what a scale is a share of
 
 Random = np.random.Generator
 
@@ -132,22 +143,65 @@ def _small(folder: Path, scale: float) -> None:
         (below / f"entry-{number:06d}.txt").write_bytes(content)
 
 
-DATASETS = {"large": _large, "small": _small}
+def _tiny(folder: Path, scale: float) -> None:
+    """Very many very small files: labels, thumbnails, rows as documents."""
+    random = np.random.default_rng([3])
+    count = int(TINY_FILES * scale)
+    pool = _log_lines(random, 300_000) + _csv(random)
+    sizes = (MEDIAN_TINY_BYTES * np.exp(random.normal(0, TINY_SPREAD, count))).astype(int)
+    starts = random.integers(0, len(pool) - int(sizes.max()), count)
+    below = folder
+    for number, (size, start) in enumerate(zip(sizes.tolist(), starts.tolist(), strict=True)):
+        if number % TINY_FILES_PER_FOLDER == 0:
+            below = folder / f"{number // 50_000:02d}" / f"{number // TINY_FILES_PER_FOLDER:04d}"
+            below.mkdir(parents=True)
+        out = os.open(f"{below}/{number:07d}.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        os.write(out, b"%016d\n" % number + pool[start : start + size])
+        os.close(out)
 
 
-def make(name: str, folder: Path, scale: float) -> None:
+def _source(folder: Path, scale: float, cache: Path) -> None:
+    """The kernel's source as Debian packs it, or as much of it as the scale says."""
+    package = debian_package(cache, SOURCE_PACKAGE, SOURCE_SUITE)
+    unpack = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE)
+    assert unpack.stdout is not None
+    most = int(SOURCE_MEMBERS * scale) if scale < 1 else None
+    with tarfile.open(fileobj=unpack.stdout, mode="r|") as outer:
+        for member in outer:
+            if member.name.endswith(".tar.xz"):
+                inner = outer.extractfile(member)
+                with tarfile.open(fileobj=inner, mode="r|xz") as tree:
+                    for count, entry in enumerate(tree):
+                        if count == most:
+                            break
+                        tree.extract(entry, folder, filter="tar")
+                break
+    unpack.kill()
+    unpack.wait()
+
+
+GENERATORS: dict[str, Callable[[Path, float, Path], None]] = {
+    "large": lambda folder, scale, cache: _large(folder, scale),
+    "small": lambda folder, scale, cache: _small(folder, scale),
+    "tiny": lambda folder, scale, cache: _tiny(folder, scale),
+    "source": _source,
+}
+
+
+def make(generator: str, folder: Path, scale: float, cache: Path) -> None:
     """Make a data set.
 
     Args:
-        name: ``large`` or ``small``.
+        generator: ``large``, ``small``, ``tiny`` or ``source``.
         folder: Where to; it must not be there.
-        scale: 1 for 2 GiB, or for 100,000 files.
+        scale: 1 for 2 GiB, 100,000 files, 1,000,000 files, or the whole source.
+        cache: Keeps what is fetched.
     """
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     unfinished.mkdir(parents=True)
-    DATASETS[name](unfinished, scale)
+    GENERATORS[generator](unfinished, scale, cache)
     unfinished.rename(folder)
 
 
 if __name__ == "__main__":
-    make(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]))
+    make(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4]))

