@@ -288,7 +288,7 @@ class Packer:
         rows: Sequence[int],
     ) -> None:
         raw = buffer[: sum(size for size, _ in members)]
-        self._store_frame(compressor.compress(raw), len(raw), members, rows)
+        self._store_frame(compressor.compress(raw, solid=True), len(raw), members, rows)
         self.buffers.give_back(buffer)
 
     def _do_chunks(
