@@ -56,16 +56,21 @@ def _by_size(axis: str, label: str, documents: Mapping[float, Any]) -> list[str]
     title = f"Backups by {label}: seconds, memory, bytes written and requests"
     (IMAGES / name).write_text(draw(title, panels))
     least, most = min(documents), max(documents)
-    unit = " GiB" if axis == "bytes" else " files"
-    what = f"From {least:,g} to {most:,g}{unit}, {most / least:,.0f} times as much"
+    unit = "GiB" if axis == "bytes" else "files"
+    written, wall, requests = _written(documents), measured["wall_s"], measured["requests"]
     told = [
-        f"{ROWS[row]} took {_grown(measured['wall_s'], row, '.2f')} s and"
-        f" {_grown(measured['peak_mib'], row, '.0f')} MiB, wrote"
-        f" {_grown(_written(documents), row, ',.0f', 1e-3)} kB and made"
-        f" {_grown(measured['requests'], row, ',.0f')} requests"
-        for row in _BACKUPS
+        f"{ROWS[row]}: {_times(wall, row)} times the seconds, {_times(written, row)} times the"
+        f" bytes written"
+        for row in ("first", "changed")
     ]
-    return [f"![{title}](images/{name})", "", f"{what}: {'; '.join(told)}.", ""]
+    told.append(
+        f"{ROWS['no-change']}: {_times(wall, 'no-change')} times the seconds,"
+        f" {_grown(written, 'no-change', ',.1f', 1e-3)} kB written in"
+        f" {_grown(requests, 'no-change', ',.0f')} requests"
+    )
+    told.append(f"peak memory: {_grown(measured['peak_mib'], 'first', '.0f')} MiB")
+    what = f"From {least:,.0f} to {most:,.0f} {unit}, {most / least:,.0f} times as much"
+    return [f"![{title}](images/{name})", "", f"{what}, first to last. {'; '.join(told)}.", ""]
 
 
 def _by_snapshots(points: Mapping[str, Any]) -> list[str]:
@@ -97,7 +102,7 @@ def _by_snapshots(points: Mapping[str, Any]) -> list[str]:
         f" {_grown(measured['requests'], row, ',.0f')} requests"
         for row, words in chain.ROWS.items()
     ]
-    what = f"From {least:,g} to {most:,g} incrementals in one chain"
+    what = f"From {least:,.0f} to {most:,.0f} snapshots in one chain"
     return [f"![{title}](images/growth-chain.svg)", "", f"{what}: {'; '.join(told)}.", ""]
 
 
@@ -134,6 +139,12 @@ def _series(points: Points, titles: Mapping[str, str]) -> Sequence[Series]:
         for tool, line in by_tool.items()
         if line
     ]
+
+
+def _times(points: Points, row: str) -> str:
+    """How many times our figure at the least our figure at the most is."""
+    line = points[row][OURS]
+    return f"{line[-1][1] / line[0][1]:,.1f}"
 
 
 def _grown(points: Points, row: str, form: str, unit: float = 1.0) -> str:

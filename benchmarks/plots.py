@@ -12,7 +12,7 @@ __all__ = ["Panel", "Series", "draw"]
 WIDTH, HEIGHT = 360, 236  # of one panel
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 40  # its margins
 COLUMNS = 2
-LEGEND = 28
+LEGEND, LEGEND_LINE, LEGEND_WIDTH = 46, 18, 172
 STYLE = """
   text { font: 11px system-ui, sans-serif; fill: #57606a }
   .title { font-size: 12px; font-weight: 600; fill: #1f2328 }
@@ -98,16 +98,21 @@ def draw(title: str, panels: Sequence[Panel]) -> str:
 
 
 def _legend(panels: Sequence[Panel]) -> list[str]:
+    """Ours in one line, and the peers' below it."""
     found = {one.name: one for panel in panels for one in panel.series}
-    parts, x = [], 16.0
-    for one in found.values():
-        dashed = " peer" if one.peer else ""
-        parts.append(
-            f'<line class="line c{one.colour}{dashed}" x1="{x}" x2="{x + 24}" y1="18" y2="18"/>'
-        )
-        parts.append(_dot(one, x + 12, 18))
-        parts.append(f'<text x="{x + 30}" y="22">{escape(one.name)}</text>')
-        x += 48 + 5.6 * len(one.name)
+    parts: list[str] = []
+    for line, peers in enumerate((False, True)):
+        x, y = 16.0, 18 + LEGEND_LINE * line
+        for one in found.values():
+            if one.peer is not peers:
+                continue
+            parts.append(
+                f'<line class="line c{one.colour}{" peer" if peers else ""}"'
+                f' x1="{x}" x2="{x + 24}" y1="{y}" y2="{y}"/>'
+            )
+            parts.append(_dot(one, x + 12, y))
+            parts.append(f'<text x="{x + 30}" y="{y + 4}">{escape(one.name)}</text>')
+            x += LEGEND_WIDTH
     return parts
 
 

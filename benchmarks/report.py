@@ -122,11 +122,12 @@ def _about(name: str, document: Mapping[str, Any]) -> str:
         for sample in found
     ]
     rounds = rounds_in(document)
+    before = f"{min(loads):g}" if len(set(loads)) == 1 else f"{min(loads):g} to {max(loads):g}"
     plural = "" if rounds == 1 else "s"
     versions = ", ".join(document["versions"].values())
     return (
         f"{data['files']:,} files, {data['bytes'] / 1e6:,.0f} MB. Median of {rounds} round{plural},"
-        f" {' and '.join(days)}; load before it {min(loads):g} to {max(loads):g}; while a tool ran,"
+        f" {' and '.join(days)}; load average before {before}; while a tool ran,"
         f" everything else, the kernel's own threads included, took"
         f" {100 * sorted(shares)[len(shares) // 2]:.0f} % of the machine (median) and"
         f" {100 * max(shares):.0f} % (most). {versions}."
