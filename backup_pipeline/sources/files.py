@@ -12,15 +12,9 @@ from typing import TYPE_CHECKING
 
 from backup_pipeline.engine.errors import DayUnavailable, SourceError
 from backup_pipeline.engine.folders import Folders, split
-from backup_pipeline.sources.base import (
-    GOOD,
-    SKIPPED,
-    Fingerprint,
-    Source,
-    Unreadable,
-    scan_schema,
-)
-from backup_pipeline.sources.file_reader import FileReader, lost, read_whole, type_of
+from backup_pipeline.sources.base import Fingerprint, Source, Unreadable
+from backup_pipeline.sources.file_reader import FileReader, lost, read_whole
+from backup_pipeline.sources.file_scan import Folder, Rows, Run, list_tree
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,34 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["FilesSource"]
 
 BATCH_ROWS = 8192
-_KEPT = frozenset({"file", "directory", "symlink"})
-
-Row = tuple[bytes, str, str, str | None, int, int, int, int, int, int, int, int, int]
-
-
-def _row(path: bytes, found: os.stat_result) -> Row:
-    mode = found.st_mode
-    type = type_of(mode)
-    kept = type in _KEPT
-    return (
-        path,
-        type,
-        GOOD if kept else SKIPPED,
-        None if kept else f"a {type} has no bytes to keep",
-        found.st_size if type == "file" else 0,
-        found.st_mtime_ns,
-        found.st_ctime_ns,
-        found.st_ino,
-        found.st_dev,
-        found.st_nlink,
-        stat.S_IMODE(mode),
-        found.st_uid,
-        found.st_gid,
-    )
-
-
-def _lost_row(path: bytes, error: OSError) -> Row:
-    return (path, "unknown", *lost(error), 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 class FilesSource(Source):
@@ -109,16 +75,6 @@ class FilesSource(Source):
         Raises:
             SourceError: The root itself cannot be listed.
         """
-        rows: list[Row] = []
-        for row in self._rows():
-            rows.append(row)
-            if len(rows) >= BATCH_ROWS:
-                yield _batch(rows)
-                rows = []
-        if rows:
-            yield _batch(rows)
-
-    def _rows(self) -> Iterator[Row]:
         try:
             found = os.stat(self._root)
             # A root may be a link, to a folder or to a file; nothing below it may.
@@ -126,34 +82,18 @@ class FilesSource(Source):
             single = not stat.S_ISDIR(found.st_mode)
             self._name = name if single else None
             self._tree = tree = _Tree(folder if single else self._root)
-            first = [] if single else _listing(tree.folders, b"", self._exclude)
+            top = None if single else Folder(tree.folders, b"", self._exclude)
         except OSError as error:
             raise SourceError(
                 f"{self.describe()} cannot be read: {error.strerror}",
                 "check the path in the plan and that this user may read it",
             ) from None
-        if single:
-            yield _row(os.path.basename(self._root), found)
-        stack = [iter(first)]
-        # A folder is listed when its row comes, so that the row can say if that failed; its
-        # contents come later, for "a.b" sorts between "a" and "a/c".
-        listed: dict[bytes, list[Row | bytes]] = {}
-        while stack:
-            item = next(stack[-1], None)
-            if item is None:
-                stack.pop()
-            elif isinstance(item, bytes):
-                below = listed.pop(item, None)
-                if below is not None:
-                    stack.append(iter(below))
-            elif item[1] == "directory":
-                try:
-                    listed[item[0]] = _listing(tree.folders, item[0], self._exclude)
-                    yield item
-                except OSError as error:
-                    yield (item[0], "directory", *lost(error), *item[4:])
-            else:
-                yield item
+        if top is not None:
+            yield from list_tree(top, BATCH_ROWS)
+        else:
+            rows = Rows()
+            rows.add(Run([os.path.basename(self._root)], [found]))
+            yield rows.batch()
 
     def read_whole(
         self, path: bytes, mtime_ns: int, ctime_ns: int, inode: int, buffer: memoryview
@@ -192,44 +132,6 @@ class _Tree:
         if hasattr(self, "folders"):
             self.folders.close()
             os.close(self._root)
-
-
-def _listing(
-    folders: Folders, folder: bytes, excluded: Callable[[bytes], bool] | None
-) -> list[Row | bytes]:
-    """A folder's rows, and the paths of its folders where their contents belong, in order."""
-    prefix = folder + b"/" if folder else b""
-    items: list[tuple[bytes, Row | bytes]] = []
-    with os.scandir(folders.descriptor(folder)) as entries:
-        for entry in entries:
-            name = os.fsencode(entry.name)
-            path = prefix + name
-            if excluded is not None and excluded(path):
-                continue
-            try:
-                row = _row(path, entry.stat(follow_symlinks=False))
-            except OSError as error:
-                row = _lost_row(path, error)
-            items.append((name, row))
-            if row[1] == "directory":
-                items.append((name + b"/", path))
-    items.sort(key=_first)
-    return [item for _, item in items]
-
-
-def _first(item: tuple[bytes, Row | bytes]) -> bytes:
-    return item[0]
-
-
-def _batch(rows: list[Row]) -> pa.RecordBatch:
-    import pyarrow as pa
-
-    schema = scan_schema()
-    columns = [
-        pa.array(values, schema.field(i).type) for i, values in enumerate(zip(*rows, strict=True))
-    ]
-    empty = pa.nulls(len(rows), pa.string())
-    return pa.RecordBatch.from_arrays([*columns, empty, empty], schema=schema)
 
 
 def _excluder(globs: Sequence[str]) -> Callable[[bytes], bool] | None:
