@@ -59,11 +59,10 @@ class ChunkIndex:
         with self._lock:
             self._pack_names[number] = name
 
-    def pack_names(self) -> list[bytes]:
-        """Names of all packs, by number; all must be known by now."""
-        names = [name for name in self._pack_names if name is not None]
-        assert len(names) == len(self._pack_names)
-        return names
+    def names_of(self, numbers: Sequence[int]) -> list[bytes] | None:
+        """Names of packs by number; None while any is not known."""
+        names = [name for name in map(self._pack_names.__getitem__, numbers) if name is not None]
+        return names if len(names) == len(numbers) else None
 
     def claim(self, identity: bytes) -> tuple[int, bool]:
         """The chunk's row, and whether the caller is the one to store it."""

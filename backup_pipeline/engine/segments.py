@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from backup_pipeline.engine.format.record import Snapshot
     from backup_pipeline.engine.repository import Repository
 
-__all__ = ["Entries", "Segments", "ahead"]
+__all__ = ["Entries", "SegmentRows", "Segments", "ahead"]
 
 T = TypeVar("T")
 
@@ -42,13 +42,17 @@ class Segments:
 
     def write(self, rows: pa.Table, origin: str | None = None) -> Segment:
         """Store rows as a new segment; durable on return."""
+        return self.put(encode_segment(rows), len(rows), origin)
+
+    def put(self, file: pa.Buffer, rows: int, origin: str | None = None) -> Segment:
+        """Store the file of a new segment, of so many rows; durable on return."""
         repository = self._repository
-        content = memoryview(encode_segment(rows)).cast("B")
+        content = memoryview(file).cast("B")
         encrypted = repository.keys.encrypted
         stored: Buffer = seal(repository.keys, content) if encrypted else content
         name = sha256_hex(stored)
         repository.store.put(repository.segment_path(name), stored)
-        return Segment(name, len(content), len(stored), len(rows), None, origin)
+        return Segment(name, len(content), len(stored), rows, None, origin)
 
     def open(self, segment: Segment) -> SegmentFile:
         """The file of a segment, after all of its bytes were held against its name.
@@ -87,9 +91,14 @@ class Segments:
         Raises:
             DamageError: A segment is missing, or its bytes are not those that its name tells.
         """
-        return Entries([self._rows(segment) for segment in snapshot.segments])
+        return Entries([self.rows(segment) for segment in snapshot.segments])
 
-    def _rows(self, segment: Segment) -> SegmentRows:
+    def rows(self, segment: Segment) -> SegmentRows:
+        """A segment's rows, to be read a batch at a time; chunks where they lie now.
+
+        Raises:
+            DamageError: It is missing, or its bytes are not those that its name tells.
+        """
         if self._standing(segment) or self._replaced():
             return _HeldRows(self.read(segment))
         return _CheckedRows(self.open(segment), self._repository.segment_path(segment.name))

@@ -104,7 +104,7 @@ def test_what_is_inherited_is_found_and_the_rest_is_claimed_once(
     assert places is not None
     for identity, place in zip(asked, places.tolist(), strict=True):
         told = dict(zip(PLACE_COLUMNS, place, strict=True))
-        name = index.pack_names()[told.pop("pack")]
+        [name] = index.names_of([told.pop("pack")]) or []
         if identity in known:
             wanted = {k: v for k, v in known[identity].items() if k not in {"id", "pack"}}
             assert (told, name) == (wanted, known[identity]["pack"])
@@ -129,7 +129,7 @@ def test_packs_that_are_taken_up_fill_what_was_claimed_and_replace_nothing() -> 
     assert not any(fresh for _, fresh in rows)
     places = index.places([row for row, _ in rows])
     assert places is not None
-    names = [index.pack_names()[row[0]] for row in places.tolist()]
+    names = index.names_of([row[0] for row in places.tolist()])
     assert names == [pack_name(0), pack_name(60), pack_name(50), pack_name(60)]
     assert places[:, 5].tolist() == [0, 1, 0, 6]
 

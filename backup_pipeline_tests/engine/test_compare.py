@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pyarrow as pa
 from hypothesis import given, settings
@@ -42,11 +43,18 @@ def in_batches(table: pa.Table, most: int) -> Iterator[pa.Table]:
 
 
 @settings(deadline=None)
-@given(HISTORY, TREE, st.booleans(), st.integers(1, 9), st.integers(1, 9), st.data())
+@given(
+    HISTORY,
+    TREE,
+    st.sampled_from([True, False, None]),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.data(),
+)
 def test_a_scan_is_held_against_entries_as_one_by_one(
     history: list[dict[bytes, Mark | None]],
     scanned: dict[bytes, Mark],
-    trusting: bool,
+    trusting: bool | None,
     entry_batch: int,
     scan_batch: int,
     data: st.DataObject,
@@ -63,23 +71,26 @@ def test_a_scan_is_held_against_entries_as_one_by_one(
     if data.draw(st.booleans(), "mostly unchanged"):
         scanned = old | dict(list(scanned.items())[:1])
     entries = merge_batches([in_batches(segment, entry_batch) for segment in segments])
-    comparison = Comparison(entries, None if trusting else 110, 10)
+    since = None if trusting else 110
+    comparison = Comparison(entries, since, 10, trusting=trusting is not None)
     unchanged: set[bytes] = set()
+    older: list[dict[str, Any]] = []
     for part in in_batches(rows(scanned, scan_schema()), scan_batch):
         [batch] = part.combine_chunks().to_batches()
-        mask = comparison.match(batch)
+        mask, older_rows = comparison.match(batch)
         assert len(mask) == len(batch)
+        if older_rows is not None:
+            assert older_rows.schema == manifest_schema()
+            older += older_rows.select(["path", "size"]).to_pylist()
         unchanged |= set(batch.column("path").filter(pa.array(mask)).to_pylist())
     comparison.finish()
     assert unchanged == {
         path
         for path, mark in scanned.items()
-        if old.get(path) == mark and (trusting or mark[1] < 100)
+        if old.get(path) == mark and trusting is not None and (trusting or mark[1] < 100)
     }
     assert comparison.deleted == [(path, old[path][0]) for path in sorted(old.keys() - scanned)]
-    older = comparison.older_rows()
-    assert older.schema == manifest_schema()
-    found = zip(older["path"].to_pylist(), older["size"].to_pylist(), strict=True)
-    assert list(found) == [
-        (path, old[path][0]) for path in sorted(old.keys() & scanned.keys() - unchanged)
+    assert older == [
+        {"path": path, "size": old[path][0]}
+        for path in sorted(old.keys() & scanned.keys() - unchanged)
     ]

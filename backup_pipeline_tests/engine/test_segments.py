@@ -22,7 +22,7 @@ from backup_pipeline.engine.format.manifest import (
     segments_to_merge,
 )
 from backup_pipeline.engine.format.record import Segment
-from backup_pipeline.engine.operations.committing import deleted_rows, merged_segments
+from backup_pipeline.engine.operations.committing import NewRows, deleted_rows
 from backup_pipeline.engine.segments import ahead
 from backup_pipeline.engine.store.memory import MemoryStore
 from backup_pipeline_tests.engine.repositories import make_repository
@@ -51,15 +51,15 @@ def test_any_history_of_changes_adds_up_to_the_state(rounds: list[dict[bytes, in
     for changes in rounds:
         added = {path: size for path, size in changes.items() if size is not None}
         gone = {path: state[path] for path in changes if changes[path] is None and path in state}
-        new = rows_of(added)
-        if gone:
-            new = merge([new, deleted_rows(list(gone.items()))], keep_deleted=True)
+        new = NewRows(repository)
+        for batch in in_batches(rows_of(added), 3):
+            new.add(batch)
         before = segments
-        segments, stored = merged_segments(repository, segments, new)
+        segments, stored = new.store(segments, list(gone.items()))
         state = {path: size for path, size in {**state, **added}.items() if path not in gone}
         assert len(segments) <= MOST_SEGMENTS
         assert (stored == 0) == (not changes.keys() & (added.keys() | gone.keys()) or not segments)
-        assert len(new) or segments == before
+        assert added or gone or segments == before
         history.append((segments, state))
     read = {one.name: repository.segment(one) for listed, _ in history for one in listed}
     for listed, expected in history:

@@ -219,10 +219,11 @@ def test_marks_are_trusted_only_once_the_clock_has_moved_on(type: str) -> None:
         (50, 10, False),  # a time in the future
         (None, 10, True),
     ):
-        assert Comparison([rows], scan_started_ns, granularity_ns).match(batch).all() == trusted
+        comparison = Comparison([rows], scan_started_ns, granularity_ns)
+        assert comparison.match(batch)[0].all() == trusted
     for name in ("size", "mtime_ns", "ctime_ns", "inode"):
         changed = pa.RecordBatch.from_pylist([{**row, name: 5}], schema=scan_schema())
-        assert not Comparison([rows], None, 10).match(changed).any()
+        assert not Comparison([rows], None, 10).match(changed)[0].any()
 
 
 def test_what_is_read_again_but_did_not_change_costs_and_counts_nothing(

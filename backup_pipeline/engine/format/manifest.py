@@ -43,6 +43,7 @@ __all__ = [
     "CHUNK_TYPE",
     "DELETED",
     "MOST_SEGMENTS",
+    "SegmentEncoder",
     "SegmentFile",
     "check_paths",
     "check_rows",
@@ -135,30 +136,68 @@ def manifest_schema() -> pa.Schema:
     return _SCHEMA
 
 
+class SegmentEncoder:
+    """Makes the Parquet file of rows that come in order of path, a row group at a time.
+
+    Args:
+        salt: Sixteen bytes that no other segment has; drawn where none are given.
+
+    Attributes:
+        rows: How many rows came so far.
+    """
+
+    def __init__(self, salt: bytes | None = None) -> None:
+        import pyarrow.parquet as pq
+
+        self._salt = salt or new_salt()
+        self._sink = pa.BufferOutputStream()
+        self._writer = pq.ParquetWriter(
+            self._sink,
+            _SCHEMA,
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=list(_DICTIONARY),
+            column_encoding={
+                "path": "DELTA_BYTE_ARRAY",
+                "chunks.list.element.inner": "DELTA_BINARY_PACKED",
+                "chunks.list.element.size": "DELTA_BINARY_PACKED",
+                **dict.fromkeys(_SORTED_INTEGERS, "DELTA_BINARY_PACKED"),
+            },
+            write_statistics=["path", "size"],
+            store_schema=False,
+        )
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
+        self.rows = 0
+
+    def add(self, rows: pa.Table) -> None:
+        """Take in the next rows."""
+        self.rows += len(rows)
+        self._waiting_rows += len(rows)
+        self._waiting.append(rows)
+        if self._waiting_rows >= _ROW_GROUP_ROWS:
+            waiting = pa.concat_tables(self._waiting)
+            whole = self._waiting_rows - self._waiting_rows % _ROW_GROUP_ROWS
+            self._writer.write_table(waiting.slice(0, whole), row_group_size=_ROW_GROUP_ROWS)
+            self._waiting = [waiting.slice(whole)]
+            self._waiting_rows -= whole
+
+    def finish(self) -> pa.Buffer:
+        """The file of all rows that came."""
+        if self._waiting_rows or not self.rows:
+            rows = pa.concat_tables([_SCHEMA.empty_table(), *self._waiting])
+            self._writer.write_table(rows, row_group_size=_ROW_GROUP_ROWS)
+        said = {"format": FORMAT_VERSION, "read": 0, "salt": self._salt.hex()}
+        self._writer.add_key_value_metadata({METADATA_KEY: canonical_json(said)})
+        self._writer.close()
+        return self._sink.getvalue()
+
+
 def encode_segment(rows: pa.Table, salt: bytes | None = None) -> pa.Buffer:
     """The Parquet file of rows that are sorted by path."""
-    import pyarrow.parquet as pq
-
-    said = {"format": FORMAT_VERSION, "read": 0, "salt": (salt or new_salt()).hex()}
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        sink,
-        rows.schema,
-        compression="zstd",
-        compression_level=3,
-        use_dictionary=list(_DICTIONARY),
-        column_encoding={
-            "path": "DELTA_BYTE_ARRAY",
-            "chunks.list.element.inner": "DELTA_BINARY_PACKED",
-            "chunks.list.element.size": "DELTA_BINARY_PACKED",
-            **dict.fromkeys(_SORTED_INTEGERS, "DELTA_BINARY_PACKED"),
-        },
-        write_statistics=["path", "size"],
-        store_schema=False,
-    ) as writer:
-        writer.write_table(rows, row_group_size=_ROW_GROUP_ROWS)
-        writer.add_key_value_metadata({METADATA_KEY: canonical_json(said)})
-    return sink.getvalue()
+    encoder = SegmentEncoder(salt)
+    encoder.add(rows)
+    return encoder.finish()
 
 
 class SegmentFile:
@@ -266,17 +305,20 @@ def merge(segments: Sequence[pa.Table], *, keep_deleted: bool = False) -> pa.Tab
     return whole
 
 
-def merge_batches(streams: Sequence[Iterator[pa.Table]]) -> Iterator[pa.Table]:
-    """The newest row of each path but for deleted ones, in order of path, a batch at a time.
+def merge_batches(
+    streams: Sequence[Iterator[pa.Table]], *, keep_deleted: bool = False
+) -> Iterator[pa.Table]:
+    """The newest row of each path, in order of path, a batch at a time.
 
     Args:
         streams: Each segment's rows in order of path, in batches, oldest segment first.
+        keep_deleted: Whether rows of type ``deleted`` stay, as when only newer segments merge.
     """
     fronts = [_Front(stream) for stream in streams]
     while live := [front for front in fronts if front.fill()]:
         bound = min(front.last for front in live)
         parts = [part for front in live if len(part := front.take_through(bound))]
-        rows = merge(parts)
+        rows = merge(parts, keep_deleted=keep_deleted)
         if len(rows):
             yield rows
 

@@ -18,26 +18,25 @@ import pyarrow.compute as pc
 from backup_pipeline import __version__
 from backup_pipeline.engine.chunk_index import ChunkIndex
 from backup_pipeline.engine.chunker import Chunker
-from backup_pipeline.engine.format.manifest import merge
+from backup_pipeline.engine.format.manifest import manifest_schema
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.manifest import printable
 from backup_pipeline.engine.operations.committing import (
     MOST_PROBLEMS,
     Changes,
+    NewRows,
     begin_run,
     commit,
-    deleted_rows,
-    merged_segments,
-    newest_rows,
-    paths_and_sizes,
+    newest_entries,
     take_up_packs,
 )
-from backup_pipeline.engine.operations.compare import Comparison, lacking
+from backup_pipeline.engine.operations.compare import Comparison
 from backup_pipeline.engine.operations.foundation import Foundation
 from backup_pipeline.engine.operations.packing import Packer
-from backup_pipeline.engine.operations.reading import EntryReader, rows_with_names
+from backup_pipeline.engine.operations.reading import EntryReader
 from backup_pipeline.engine.progress import Meter, Report
 from backup_pipeline.engine.repository import Repository, utc_now
+from backup_pipeline.engine.segments import ahead
 from backup_pipeline.sources.base import GOOD, SKIPPED, Fingerprint, Source
 
 __all__ = ["backup"]
@@ -152,6 +151,7 @@ class _Backup:
         self.meter = Meter(f"backup {repository.dataset} to {repository.tier}", report)
         self.totals = _Totals()
         self.changes = Changes()
+        self.new = NewRows(repository)
         self.fingerprint = Fingerprint()
 
     def run(self, day: date, timing: str) -> Snapshot:
@@ -187,21 +187,28 @@ class _Backup:
         packer = Packer(repository, run.id, run.content_key, index, announce)
         try:
             reader = EntryReader(
-                self.source, packer, index, Chunker(repository.keys.chunker_seed), self.meter
+                self.source,
+                packer,
+                index,
+                Chunker(repository.keys.chunker_seed),
+                self.meter,
+                self._keep,
             )
             comparison = self._scan(reader)
             reader.finish()
             packer.close()
+            reader.settle()
             if foundation is not None:
                 foundation.require()
         except BaseException:
             packer.abandon()
             raise
         self.meter.enter("committing")
-        read = rows_with_names(reader.batches, index.pack_names())
-        new = self._changed(read, comparison)
-        older = self.reference.segments if self.reference is not None else ()
-        segments, segment_bytes = merged_segments(repository, older, new)
+        self.changes.note("deleted", comparison.deleted)
+        if self.reference is not None:
+            segments, segment_bytes = self.new.store(self.reference.segments, comparison.deleted)
+        else:
+            segments, segment_bytes = self.new.store(())
         bad = {
             **self.totals.bad,
             **{path: (state, reason) for path, state, reason in reader.problems},
@@ -248,43 +255,35 @@ class _Backup:
             return None
         return Foundation(self.repository, self.reference)
 
-    def _comparison(self) -> Comparison | None:
+    def _comparison(self) -> Comparison:
+        """What the scan is held against: the reference, or for a full what came before it."""
         if self.foundation is None or self.reference is None:
-            return None
+            before = ahead(newest_entries(self.repository))
+            return Comparison(before, None, 0, trusting=False)
         granularity = self.source.clock_granularity_ns
         trusted = self.reference.scan_started_ns if granularity else None
         self.meter.total_bytes = self.reference.bytes
         self.meter.total_entries = self.reference.entries
         return Comparison(self.foundation.entries(), trusted, granularity)
 
-    def _scan(self, reader: EntryReader) -> Comparison | None:
-        """Hold the scan against the reference, if there is one, and read what may differ."""
+    def _scan(self, reader: EntryReader) -> Comparison:
+        """Hold the scan against what came before and read what may differ."""
         comparison = self._comparison()
         self.meter.enter("reading")
         for batch in self.source.scan():
             self.fingerprint.update(batch)
             self.totals.add(batch)
-            if comparison is None:
-                reader.take(batch)
-                continue
-            unchanged = comparison.match(batch)
+            unchanged, older = comparison.match(batch)
             if not unchanged.all():
-                reader.take(batch.filter(pa.array(~unchanged)))
+                reader.take(batch.filter(pa.array(~unchanged)), older)
             quiet = pc.sum(batch.column("size").filter(pa.array(unchanged))).as_py() or 0
             self.meter.add(quiet, int(unchanged.sum()))
-        if comparison is not None:
-            comparison.finish()
+        comparison.finish()
         return comparison
 
-    def _changed(self, read: pa.Table, comparison: Comparison | None) -> pa.Table:
-        """Count what changed; the rows that the snapshot adds to what it inherits."""
-        if comparison is not None:
-            deleted = comparison.deleted
-            same = self.changes.note_rows(read, comparison.older_rows())
-            self.changes.note("deleted", deleted)
-            new = read.filter(pa.array(~same))
-            return merge([new, deleted_rows(deleted)], keep_deleted=True) if deleted else new
-        previous = newest_rows(self.repository)
-        self.changes.note_rows(read, previous)
-        self.changes.note("deleted", paths_and_sizes(lacking(previous, read)))
-        return read
+    def _keep(self, rows: pa.Table, older: pa.Table | None) -> None:
+        """Count what changed of the rows that were read, and keep those that differ."""
+        same = self.changes.note_rows(
+            rows, manifest_schema().empty_table() if older is None else older
+        )
+        self.new.add(rows if self.reference is None else rows.filter(pa.array(~same)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -17,9 +17,11 @@ from backup_pipeline.engine.chunk_index import ChunkIndex
 from backup_pipeline.engine.errors import Conflict, DamageError
 from backup_pipeline.engine.format.manifest import (
     DELETED,
+    SegmentEncoder,
+    SegmentFile,
     check_rows,
     manifest_schema,
-    merge,
+    merge_batches,
     segments_to_merge,
 )
 from backup_pipeline.engine.format.pack import (
@@ -33,19 +35,19 @@ from backup_pipeline.engine.format.record import (
     pack_name_text,
     to_iso,
 )
-from backup_pipeline.engine.manifest import Manifest, printable
+from backup_pipeline.engine.manifest import printable
 from backup_pipeline.engine.operations.compare import same_rows
 from backup_pipeline.engine.repository import Repository
 
 __all__ = [
     "MOST_PROBLEMS",
     "Changes",
+    "NewRows",
     "Run",
     "begin_run",
     "commit",
     "deleted_rows",
-    "merged_segments",
-    "newest_rows",
+    "newest_entries",
     "paths_and_sizes",
     "take_up_packs",
     "used_packs",
@@ -109,18 +111,16 @@ def paths_and_sizes(rows: pa.Table) -> Iterable[tuple[bytes, int]]:
     return zip(rows.column("path").to_pylist(), rows.column("size").to_pylist(), strict=True)
 
 
-def newest_rows(repository: Repository) -> pa.Table:
-    """Entries of the snapshot committed last, to tell what a full changed.
+def newest_entries(repository: Repository) -> Iterator[pa.Table]:
+    """Entries of the snapshot committed last, in batches, to tell what a full changed.
 
-    Nothing where there is none, or where its manifest is damaged: a full depends on no other
-    snapshot, and must be possible then above all.
+    They end early where its manifest is damaged: a full depends on no other snapshot, and must be
+    possible then above all.
     """
     snapshots = repository.snapshots()
-    try:
-        manifest = repository.manifest(snapshots[-1]) if snapshots else Manifest.empty()
-    except DamageError:
-        manifest = Manifest.empty()
-    return manifest.table
+    if snapshots:
+        with suppress(DamageError):
+            yield from repository.segments.entries(snapshots[-1]).batches()
 
 
 @dataclass(slots=True)
@@ -216,21 +216,62 @@ def deleted_rows(entries: Sequence[tuple[bytes, int]]) -> pa.Table:
     )
 
 
-def merged_segments(
-    repository: Repository, older: Sequence[Segment], new: pa.Table
-) -> tuple[list[Segment], int]:
-    """Put new rows behind older segments, merging small ones; the list and the bytes written."""
-    if not len(new):
-        return list(older), 0
-    count = segments_to_merge([*(segment.rows for segment in older), len(new)])
-    kept = list(older[: len(older) + 1 - count])
-    merging = [repository.segment(segment) for segment in older[len(kept) :]]
-    rows = merge([*merging, new], keep_deleted=bool(kept)) if merging else new
-    if not len(rows):
-        return kept, 0
-    check_rows(rows, "of this run")  # what a reader would refuse is not written
-    segment = repository.put_segment(rows)
-    return [*kept, segment], segment.stored
+class NewRows:
+    """What a run adds to what its snapshot inherits, encoded as it comes, in order of path."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._encoder = SegmentEncoder()
+
+    def add(self, rows: pa.Table) -> None:
+        """Take in the next rows.
+
+        Raises:
+            DamageError: They are rows that a reader would refuse.
+        """
+        check_rows(rows, "of this run")
+        self._encoder.add(rows)
+
+    def store(
+        self, older: Sequence[Segment], deleted: Sequence[tuple[bytes, int]] = ()
+    ) -> tuple[list[Segment], int]:
+        """Put them behind older segments, merging small ones.
+
+        Args:
+            older: The segments that the snapshot inherits.
+            deleted: Path and bytes of entries that it does not keep of these.
+
+        Returns:
+            The snapshot's segments, and the bytes written.
+        """
+        count = self._encoder.rows + len(deleted)
+        if not count:
+            return list(older), 0
+        merging = segments_to_merge([*(segment.rows for segment in older), count]) - 1
+        kept, merged = list(older[: len(older) - merging]), older[len(older) - merging :]
+        file, rows = self._encoder.finish(), self._encoder.rows
+        if merged or deleted:
+            file, rows = self._merge(merged, file, deleted, keep_deleted=bool(kept))
+        if not rows:
+            return kept, 0
+        segment = self._repository.segments.put(file, rows)
+        return [*kept, segment], segment.stored
+
+    def _merge(
+        self,
+        older: Sequence[Segment],
+        file: pa.Buffer,
+        deleted: Sequence[tuple[bytes, int]],
+        *,
+        keep_deleted: bool,
+    ) -> tuple[pa.Buffer, int]:
+        streams = [self._repository.segments.rows(segment).batches(None) for segment in older]
+        streams.append(SegmentFile(file, "of this run").batches())
+        streams.append(iter([deleted_rows(deleted)] if deleted else []))
+        encoder = SegmentEncoder()
+        for rows in merge_batches(streams, keep_deleted=keep_deleted):
+            encoder.add(rows)
+        return encoder.finish(), encoder.rows
 
 
 def commit(repository: Repository, snapshot: Snapshot, known_condemned: int) -> Snapshot:

@@ -36,27 +36,37 @@ class Comparison:
         entries: The snapshot's, in batches.
         scan_started_ns: When the snapshot's scan began; None trusts every mark.
         granularity_ns: How coarse the source's clock is.
+        trusting: Whether marks are looked at; if not, all is to be read.
 
     Attributes:
         deleted: Path and logical bytes of entries that the scan has not.
     """
 
     def __init__(
-        self, entries: Iterable[pa.Table], scan_started_ns: int | None, granularity_ns: int
+        self,
+        entries: Iterable[pa.Table],
+        scan_started_ns: int | None,
+        granularity_ns: int,
+        *,
+        trusting: bool = True,
     ) -> None:
         self._entries = iter(entries)
         self._rows: pa.Table | None = None  # what is next, if any is at hand
         # An entry modified after this may have changed again within one tick of the clock.
         self._trusted_before = None if scan_started_ns is None else scan_started_ns - granularity_ns
-        self._older: list[pa.Table] = []
+        self._trusting = trusting
         self.deleted: list[tuple[bytes, int]] = []
 
-    def match(self, batch: pa.RecordBatch) -> Any:
-        """Mask of the rows of the scan's next batch that need not be read: their marks are the
-        snapshot's, and old enough to be trusted."""
+    def match(self, batch: pa.RecordBatch) -> tuple[Any, pa.Table | None]:
+        """Hold the scan's next batch against the snapshot.
+
+        Returns:
+            The mask of the rows that need not be read, for their marks are the snapshot's, and old
+            enough to be trusted; and what the snapshot has of the others, if anything.
+        """
         old = self._take_through(batch.column("path")[-1].as_py())
         if old is None:
-            return np.zeros(len(batch), bool)
+            return np.zeros(len(batch), bool), None
         same = self._settled(batch)
         if _equal(batch, old):  # as most are, of a dataset that hardly changed
             known, beside = np.ones(len(batch), bool), old
@@ -68,9 +78,7 @@ class Comparison:
             same &= known
             for name in MARK_COLUMNS:
                 same &= _same_values(batch.column(name), beside.column(name).combine_chunks())
-        if not same.all():
-            self._older.append(beside.filter(pa.array(known & ~same)))
-        return same
+        return same, None if same.all() else beside.filter(pa.array(known & ~same))
 
     def finish(self) -> None:
         """Count what lies behind the scan's end as deleted."""
@@ -80,14 +88,10 @@ class Comparison:
         for rest in self._entries:
             self._delete(rest)
 
-    def older_rows(self) -> pa.Table:
-        """What the snapshot has of the entries that are to be read."""
-        return pa.concat_tables([manifest_schema().empty_table(), *self._older])
-
     def _settled(self, batch: pa.RecordBatch) -> Any:
         """Which marks are old enough to be trusted."""
-        if self._trusted_before is None:
-            return np.ones(len(batch), bool)
+        if self._trusted_before is None or not self._trusting:
+            return np.full(len(batch), self._trusting)
         newest = pc.max_element_wise(batch.column("mtime_ns"), batch.column("ctime_ns"))
         settled = pc.less(pc.fill_null(newest, 0), self._trusted_before)
         return settled.to_numpy(zero_copy_only=False).copy()

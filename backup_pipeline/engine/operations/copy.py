@@ -25,7 +25,7 @@ from backup_pipeline import __version__
 from backup_pipeline.engine.chunk_index import ChunkIndex
 from backup_pipeline.engine.chunker import Compressor
 from backup_pipeline.engine.errors import DamageError, ObjectMissing, UsageError
-from backup_pipeline.engine.format.manifest import merge
+from backup_pipeline.engine.format.manifest import manifest_schema
 from backup_pipeline.engine.format.pack import (
     FRAMES_START,
     RUN_BYTES,
@@ -36,12 +36,11 @@ from backup_pipeline.engine.format.pack import (
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.operations.committing import (
     Changes,
+    NewRows,
     Run,
     begin_run,
     commit,
-    deleted_rows,
-    merged_segments,
-    newest_rows,
+    newest_entries,
     paths_and_sizes,
     take_up_packs,
 )
@@ -49,7 +48,7 @@ from backup_pipeline.engine.operations.compare import lacking
 from backup_pipeline.engine.operations.foundation import foundation_rows
 from backup_pipeline.engine.operations.frames import FetchedFrame, FramePlan, open_frame
 from backup_pipeline.engine.operations.packing import Packer, thread_count
-from backup_pipeline.engine.operations.reading import chunk_column, rows_with_names
+from backup_pipeline.engine.operations.reading import chunk_column, with_names
 from backup_pipeline.engine.progress import Meter, Report
 from backup_pipeline.engine.repository import Repository, utc_now
 
@@ -164,11 +163,10 @@ class _Copy:
             packer.abandon()
             raise
         self.meter.enter("committing")
-        new = self._target_rows(changed, index)
-        if deleted:
-            new = merge([new, deleted_rows(deleted)], keep_deleted=True)
+        new = NewRows(self.target)
+        new.add(self._target_rows(changed, index))
         older = self.reference.segments if self.reference is not None else ()
-        segments, segment_bytes = merged_segments(self.target, older, new)
+        segments, segment_bytes = new.store(older, deleted)
         wrote = packer.packs or self.verbatim_bytes or run.taken_up
         origin = self.snapshot
         total = origin.bytes
@@ -212,7 +210,10 @@ class _Copy:
     ) -> tuple[pa.Table, list[tuple[bytes, int]], Changes]:
         """Rows that the target lacks, entries that it has too many, and what changed there."""
         changes = Changes()
-        previous = newest_rows(self.target) if old is None else old
+        previous = old
+        if previous is None:
+            before = [manifest_schema().empty_table(), *newest_entries(self.target)]
+            previous = pa.concat_tables(before)
         same = changes.note_rows(rows, previous)
         deleted = list(paths_and_sizes(lacking(previous, rows)))
         changes.note("deleted", deleted)
@@ -404,7 +405,10 @@ class _Copy:
         numbered = chunk_column(contents, index)
         assert numbered is not None, "every chunk of these rows was brought or was there"
         table = rows.set_column(where, pa.field("chunks", numbered.type), numbered)
-        return rows_with_names(table.combine_chunks().to_batches(), index.pack_names())
+        [batch] = table.combine_chunks().to_batches()
+        named = with_names(batch, index)
+        assert named is not None, "the packer is closed, so all packs have names"
+        return named
 
 
 def _exists(repository: Repository, path: str) -> bool:

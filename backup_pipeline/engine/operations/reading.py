@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from backup_pipeline.engine.operations.packing import Member, Packer
 from backup_pipeline.engine.progress import Meter
 from backup_pipeline.sources.base import GOOD, TORN, Details, Reader, Source, Unreadable
 
-__all__ = ["EntryReader", "chunk_column", "rows_with_names"]
+__all__ = ["EntryReader", "chunk_column", "with_names"]
 
 MOST_TRIES = 3
 SOLID_BUFFER_BYTES = SOLID_TARGET_BYTES + SOLID_LIMIT_BYTES
@@ -33,6 +33,8 @@ class _Pending:
     """Changed rows of one batch, waiting for their chunks.
 
     Attributes:
+        rows: As the scan has them.
+        older: What an earlier snapshot has of them.
         contents: The chunks of each, as rows of the chunk index; None where there are no bytes.
         details: What was found where it is more than the scan says.
         last_task: All their content is in the packer's tasks up to this one; None while some of
@@ -40,6 +42,7 @@ class _Pending:
     """
 
     rows: pa.RecordBatch
+    older: pa.Table | None
     contents: list[list[int] | None]
     details: list[Details | None]
     states: dict[int, tuple[str, str]]
@@ -51,7 +54,7 @@ class _Grew(Exception):
 
 
 class EntryReader:
-    """Reads changed entries; finished rows come out in ``batches``, in order of path.
+    """Reads changed entries.
 
     Args:
         source: Where from.
@@ -59,10 +62,18 @@ class EntryReader:
         index: Where chunks lie.
         chunker: Cuts large content.
         meter: Counts what was read.
+        keep: Is given finished rows in order of path, and what an earlier snapshot has of them,
+            as soon as the packs with their content are stored.
     """
 
     def __init__(
-        self, source: Source, packer: Packer, index: ChunkIndex, chunker: Chunker, meter: Meter
+        self,
+        source: Source,
+        packer: Packer,
+        index: ChunkIndex,
+        chunker: Chunker,
+        meter: Meter,
+        keep: Callable[[pa.Table, pa.Table | None], None],
     ) -> None:
         self._source = source
         self._packer = packer
@@ -75,14 +86,20 @@ class EntryReader:
         self._members: list[Member] = []
         self._member_rows: list[int] = []
         self._links: dict[tuple[int, int], tuple[list[int], Details]] = {}
+        self._keep = keep
         self._pending: deque[_Pending] = deque()
-        self.batches: list[pa.RecordBatch] = []
+        self._placed: deque[tuple[pa.RecordBatch, pa.Table | None]] = deque()
         self.read_bytes = 0
         self.size_drift_bytes = 0  # by how much files differ from their size in the scan
         self.problems: list[tuple[bytes, str, str]] = []
 
-    def take(self, rows: pa.RecordBatch) -> None:
-        """Read the entries of these rows of a scan."""
+    def take(self, rows: pa.RecordBatch, older: pa.Table | None = None) -> None:
+        """Read the entries of these rows of a scan.
+
+        Args:
+            rows: Of the scan.
+            older: What an earlier snapshot has of them.
+        """
         columns = [rows.column(name).to_pylist() for name in _READ_COLUMNS]
         entries = list(zip(*columns, strict=True))
         self._source.prefetch(
@@ -92,7 +109,7 @@ class EntryReader:
                 if state == GOOD and type in _WITH_BYTES
             ]
         )
-        pending = _Pending(rows, [], [], {}, None)
+        pending = _Pending(rows, older, [], [], {}, None)
         for number, entry in enumerate(entries):
             content: list[int] | None = None
             details: Details | None = None
@@ -109,14 +126,12 @@ class EntryReader:
         self._note_problems(rows, pending.states)
         pending.last_task = None if self._members else self._packer.submitted
         self._pending.append(pending)
-        self._settle()
+        self._place()
+        self._name()
 
     def finish(self) -> None:
-        """Hand over what is left; all rows are in ``batches`` on return."""
+        """Hand all that was read to the packer."""
         self._flush()
-        self._packer.wait_through(self._packer.submitted)
-        self._settle()
-        assert not self._pending, "all content is stored, so all rows have places"
         if self._solid is not None:
             self._packer.buffers.give_back(self._solid)
             self._solid = None
@@ -125,17 +140,34 @@ class EntryReader:
         for number, (state, reason) in states.items():
             self.problems.append((rows.column("path")[number].as_py(), state, reason))
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """Keep the last rows; the packer is closed."""
+        self._place()
+        assert not self._pending, "all content is stored, so all rows have places"
+        self._name()
+
+    def _place(self) -> None:
+        """Give finished rows the places of their chunks, packs by number."""
         done = self._packer.finished_through()
         while self._pending:
-            last = self._pending[0].last_task
-            if last is None or last > done:
+            pending = self._pending[0]
+            if pending.last_task is None or pending.last_task > done:
                 return
-            batch = _finished(self._pending[0], self._index)
+            batch = _finished(pending, self._index)
             if batch is None:  # a chunk was claimed by content behind ours that is not done yet
                 return
-            self.batches.append(batch)
+            self._placed.append((batch, pending.older))
             self._pending.popleft()
+
+    def _name(self) -> None:
+        """Keep rows whose packs have their names."""
+        while self._placed:
+            batch, older = self._placed[0]
+            rows = with_names(batch, self._index)
+            if rows is None:
+                return
+            self._keep(rows, older)
+            self._placed.popleft()
 
     def _whole(self, entry: _Entry) -> tuple[list[int], Details | None] | None:
         """Read a small file in one go, as most are; None where that cannot be done."""
@@ -363,19 +395,21 @@ def chunk_column(contents: Sequence[Sequence[int] | None], index: ChunkIndex) ->
     )
 
 
-def rows_with_names(batches: Sequence[pa.RecordBatch], names: Sequence[bytes]) -> pa.Table:
-    """Finished batches as manifest rows: packs by name."""
+def with_names(batch: pa.RecordBatch, index: ChunkIndex) -> pa.Table | None:
+    """Finished rows as manifest rows, packs by name.
+
+    Returns:
+        None while the name of a pack is not known.
+    """
     schema = manifest_schema()
-    if not batches:
-        return schema.empty_table()
-    by_number = pa.array(names, pa.binary(PACK_NAME_BYTES))
-    return pa.Table.from_batches([_with_names(batch, by_number, schema) for batch in batches])
-
-
-def _with_names(batch: pa.RecordBatch, by_number: pa.Array, schema: pa.Schema) -> pa.RecordBatch:
     lists: Any = batch.column("chunks")
     packed = lists.values
-    fields = [by_number.take(packed.field("pack"))] + [
+    numbers = packed.field("pack").dictionary_encode()
+    names = index.names_of(numbers.dictionary.to_pylist())
+    if names is None:
+        return None
+    by_code = pa.array(names, pa.binary(PACK_NAME_BYTES))
+    fields = [by_code.take(numbers.indices)] + [
         packed.field(i) for i in range(1, packed.type.num_fields)
     ]
     named = pa.StructArray.from_arrays(fields, fields=list(CHUNK_TYPE))
@@ -383,4 +417,4 @@ def _with_names(batch: pa.RecordBatch, by_number: pa.Array, schema: pa.Schema) -
         lists.offsets, named, type=schema.field("chunks").type, mask=lists.is_null()
     )
     columns = [chunks if f.name == "chunks" else batch.column(f.name) for f in schema]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    return pa.Table.from_batches([pa.RecordBatch.from_arrays(columns, schema=schema)])
