@@ -51,6 +51,7 @@ class Bench:
         self._scale = self.spec.scale * scale
         self._tools = tools
         self._turn = 0
+        self._in_turn = tools
         self._backups = 0
         self._places: dict[str, Place] = {}
 
@@ -81,15 +82,23 @@ class Bench:
         shutil.rmtree(self.source, ignore_errors=True)
 
     def round(self, number: int) -> None:
-        """Run every row once with every tool."""
+        """Run every row once with every tool; where data is big, one tool after the other."""
         self._turn = number
+        first = number % len(self._tools)
+        in_turn = [*self._tools[first:], *self._tools[:first]]
+        # There may not be room for everyone's repository of big data at the same time.
+        for together in [[tool] for tool in in_turn] if self.spec.transient else [in_turn]:
+            self._round_of(together)
+
+    def _round_of(self, tools: Sequence[Tool]) -> None:
         work = self.cache / "work" / self.name
         _empty(work)
+        self._in_turn = tools
         with self._server(work / "server") as server:
             self._places = {
-                tool.name: Place(work / tool.name, self.source, server) for tool in self._tools
+                tool.name: Place(work / tool.name, self.source, server) for tool in tools
             }
-            for tool in self._tools:
+            for tool in tools:
                 place = self._places[tool.name]
                 place.home.mkdir()
                 tool.prepare(place)
@@ -120,7 +129,8 @@ class Bench:
         if row in ("first", "no-change", "changed"):
             self._backups += 1
             self._row(row, lambda tool: tool.backup(self._backups))
-            self.stored[row] = {name: one.stored_bytes() for name, one in self._places.items()}
+            sizes = {name: place.stored_bytes() for name, place in self._places.items()}
+            self.stored.setdefault(row, {}).update(sizes)
         elif row == "snapshots":
             self._row(row, lambda tool: tool.snapshots())
         elif row == "verify":
@@ -135,14 +145,14 @@ class Bench:
         time.sleep(SETTLING_S)
 
     def _row(self, row: str, command: Callable[[Tool], Command | None]) -> None:
-        for tool in self._in_turn():
+        for tool in self._in_turn:
             wanted = command(tool)
             if wanted is not None:
                 self._measure(row, tool, wanted)
 
     def _restore(self, row: str, only: str | None) -> None:
         target = self.cache / "work" / "target"
-        for tool in self._in_turn():
+        for tool in self._in_turn:
             _empty(target)
             self._measure(row, tool, tool.restore(target, self._backups, only))
             if self._turn == 0:
@@ -163,10 +173,6 @@ class Bench:
             f" {sample['others_s']:6.2f} s others {sample['peak_mib']:6.0f} MiB",
             flush=True,
         )
-
-    def _in_turn(self) -> list[Tool]:
-        first = self._turn % len(self._tools)
-        return [*self._tools[first:], *self._tools[:first]]
 
     def _one_path(self) -> str:
         found = [path for path in tree_files(self.source) if not os.path.islink(path)]
