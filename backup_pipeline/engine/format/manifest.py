@@ -126,7 +126,7 @@ _DICTIONARY = (
     "chunks.list.element.stored",
     "chunks.list.element.raw",
 )
-_ROW_GROUP_ROWS = 65_536
+_ROW_GROUP_ROWS = 32_768
 BATCH_ROWS = 16_384
 """How many rows a segment is read in at a time where not all are needed at once."""
 

@@ -29,7 +29,7 @@ _NOT_SO = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 def aligned_buffer(size_bytes: int) -> memoryview:
     """Memory whose start suits direct reading and writing; it is taken when it is touched."""
-    return memoryview(mmap.mmap(-1, size_bytes))
+    return memoryview(mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def open_direct(path: str, flags: int, view: memoryview, mode: int = 0o600) -> int:
