@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from backup_pipeline.engine import errors
 from backup_pipeline.engine.errors import BackupError, DayUnavailable, PlanError, Problem
-from backup_pipeline.engine.startup import start_engine
+from backup_pipeline.engine.startup import end_process, start_engine, start_process
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.progress import Progress
@@ -283,6 +283,7 @@ def main() -> int:
     # Whatever prints to standard output would break the conversation: it goes to standard error.
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
+    start_process()
     start_engine()
     request = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
@@ -311,12 +312,18 @@ def _run(
     request: Mapping[str, Any], tell: Callable[[Event], None], environ: Mapping[str, str]
 ) -> Any:
     from backup_pipeline.plan import load_plan
-    from backup_pipeline.runner import Runner
+    from backup_pipeline.runner.headstart import begin_deriving
 
     def report(progress: Progress) -> None:
         tell({"event": "progress", "line": progress.line(), **progress.to_json()})
 
-    plan, clock = load_plan(request["plan"], environ=environ), _clock(request["now"])
+    def meanwhile(content: Mapping[str, Any], folder: Path) -> None:
+        begin_deriving(content, folder, environ)
+
+    plan = load_plan(request["plan"], environ=environ, meanwhile=meanwhile)
+    clock = _clock(request["now"])
+    from backup_pipeline.runner import Runner
+
     with Runner(plan, clock=clock, environ=environ, report=report) as runner:
         return _answer(getattr(runner, request["verb"])(**_arguments(request["arguments"])))
 
@@ -353,4 +360,4 @@ def _answer(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -19,7 +19,7 @@ from backup_pipeline.cli.call import Invocation, explain
 from backup_pipeline.cli.interruption import INTERRUPTED, end_when_interrupted
 from backup_pipeline.engine.errors import BackupError
 
-__all__ = ["main"]
+__all__ = ["run"]
 
 COULD_NOT = 3
 BAD_USAGE = 2
@@ -95,15 +95,8 @@ def _command() -> None:
     """Backups by a plan, restorable with nothing but this command, a store and a key."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb.
-
-    Args:
-        arguments: What stands after the command's name; default: this process's.
-
-    Returns:
-        The exit code.
-    """
+def run(arguments: Sequence[str] | None) -> int:
+    """Run one verb and return the exit code; without arguments, those of this process."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         end_when_interrupted()

@@ -78,8 +78,11 @@ class Call:
 
     # -- what is read
 
-    def plan(self) -> Plan:
+    def plan(self, *, to_run: bool = False) -> Plan:
         """The plan: named, or in BACKUP_PLAN, or ./backup.yaml.
+
+        Args:
+            to_run: Whether its first store will be opened.
 
         Raises:
             UsageError: There is none, or a store was named instead.
@@ -87,7 +90,11 @@ class Call:
         """
         from backup_pipeline.plan import load_plan
 
-        return load_plan(self.plan_path())
+        if not to_run:
+            return load_plan(self.plan_path())
+        from backup_pipeline.runner.headstart import begin_deriving
+
+        return load_plan(self.plan_path(), meanwhile=begin_deriving)
 
     def plan_path(self) -> str:
         """The plan's file; raises as ``plan`` does."""
@@ -109,9 +116,10 @@ class Call:
 
     def runner(self) -> Runner:
         """A runner of the plan, for verbs that write too."""
+        plan = self.plan(to_run=True)
         from backup_pipeline.runner import Runner
 
-        runner = Runner(self.plan(), report=self.progress)
+        runner = Runner(plan, report=self.progress)
         self._reader = runner
         return runner
 

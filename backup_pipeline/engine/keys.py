@@ -14,6 +14,7 @@ import hmac
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
@@ -123,17 +124,16 @@ class KeyEncryptionKey:
     @staticmethod
     def from_secret(secret: Secret, kdf: Mapping[str, Any]) -> KeyEncryptionKey:
         """Derive the key of this secret in the store with these derivation parameters."""
-        salt = _kdf_salt(kdf)
         if isinstance(secret, KeyFile):
-            return KeyEncryptionKey(derive(secret.content, "key file", salt))
+            return KeyEncryptionKey(derive(secret.content, "key file", _kdf_salt(kdf)))
         if isinstance(secret, Passphrase):
-            memory, iterations, lanes = (
-                _bounded(kdf, "memory_kib", 8 * 1024, ARGON2_MOST_MEMORY_KIB),
-                _bounded(kdf, "iterations", 1, ARGON2_MOST_ITERATIONS),
-                _bounded(kdf, "lanes", 1, ARGON2_MOST_LANES),
-            )
-            return KeyEncryptionKey(_argon2id(secret.text, salt, memory, iterations, lanes))
+            return KeyEncryptionKey(_begun(secret, kdf).result())
         raise AssertionError("plaintext stores have no key-encryption key")
+
+    @staticmethod
+    def begin(passphrase: Passphrase, kdf: Mapping[str, Any]) -> None:
+        """Begin what ``from_secret`` will be asked for; raises as it does."""
+        _begun(passphrase, kdf)
 
     @staticmethod
     def refuse_weak(kdf: Mapping[str, Any]) -> None:
@@ -187,6 +187,17 @@ def _bounded(kdf: Mapping[str, Any], name: str, least: int, most: int) -> int:
     return value
 
 
+def _begun(passphrase: Passphrase, kdf: Mapping[str, Any]) -> Future[bytes]:
+    """The derivation of a passphrase with a store's parameters, finished or not."""
+    return _argon2id(
+        passphrase.text,
+        _kdf_salt(kdf),
+        _bounded(kdf, "memory_kib", 8 * 1024, ARGON2_MOST_MEMORY_KIB),
+        _bounded(kdf, "iterations", 1, ARGON2_MOST_ITERATIONS),
+        _bounded(kdf, "lanes", 1, ARGON2_MOST_LANES),
+    )
+
+
 _beside: list[Callable[[], None]] = []
 
 
@@ -199,14 +210,21 @@ def do_beside_derivation(work: Callable[[], None]) -> None:
 
 
 @lru_cache(maxsize=16)
-def _argon2id(text: bytes, salt: bytes, memory_kib: int, iterations: int, lanes: int) -> bytes:
+def _argon2id(
+    text: bytes, salt: bytes, memory_kib: int, iterations: int, lanes: int
+) -> Future[bytes]:
+    """The stretched passphrase, by and by: a thread is at it."""
     from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
+    function = Argon2id(
+        salt=salt, length=KEY_BYTES, iterations=iterations, lanes=lanes, memory_cost=memory_kib
+    )
+    pool = ThreadPoolExecutor(1, "argon2id")
+    stretched = pool.submit(function.derive, text)
+    pool.shutdown(wait=False)
     while _beside:
         threading.Thread(target=_beside.pop()).start()
-    return Argon2id(
-        salt=salt, length=KEY_BYTES, iterations=iterations, lanes=lanes, memory_cost=memory_kib
-    ).derive(text)
+    return stretched
 
 
 def wrap(

@@ -93,7 +93,11 @@ class Written(BaseModel):
     """One mapping of a plan; keys that it does not know are refused."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True, arbitrary_types_allowed=True
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        arbitrary_types_allowed=True,
+        defer_build=True,  # the whole plan's is built once, when it is needed
     )
 
 
