@@ -36,8 +36,7 @@ from backup_pipeline.engine.store.direct import aligned_buffer
 __all__ = ["READ_BUFFER_BYTES", "Member", "Packer", "thread_count"]
 
 PACK_TARGET_BYTES = 16 * 1024 * 1024
-READ_BUFFER_BYTES = 4 * 1024 * 1024
-UPLOADS = 2
+READ_BUFFER_BYTES = 2 * 1024 * 1024
 _END = None
 
 Member = tuple[int, bytes]
@@ -154,10 +153,11 @@ class Packer:
         self._tasks: queue.Queue[tuple[int, Callable[[Compressor], None]] | None] = queue.Queue(
             threads * 2
         )
-        self.buffers = _Buffers(threads * 2 + 2, READ_BUFFER_BYTES, self._check)
+        self.buffers = _Buffers(threads + 3, READ_BUFFER_BYTES, self._check)
         pack_bytes = PACK_TARGET_BYTES + CHUNK_MOST_BYTES + SOLID_TARGET_BYTES
-        self._pack_buffers = _Buffers(UPLOADS + 1, pack_bytes, self._check)
-        self._uploader = ThreadPoolExecutor(UPLOADS, "upload")
+        writers = repository.store.writers
+        self._pack_buffers = _Buffers(writers + 1, pack_bytes, self._check)
+        self._uploader = ThreadPoolExecutor(writers, "upload")
         self._uploads: set[Future[None]] = set()
         self._done_lock = threading.Condition()
         self._submitted = 0

@@ -141,9 +141,11 @@ class Store(ABC):
 
     Attributes:
         url: The store as shown in messages; never holds a secret.
+        writers: How many large objects are best written at once.
     """
 
     url: str
+    writers: int = 2
 
     @abstractmethod
     def put(self, name: str, content: Content) -> None:

@@ -27,6 +27,7 @@ class WrappedStore(Store):
     def __init__(self, inner: Store) -> None:
         self.inner = inner
         self.url = inner.url
+        self.writers = inner.writers
 
     def put(self, name: str, content: Content) -> None:
         self._begin("put", name, size_of(content))
