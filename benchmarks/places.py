@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from benchmarks.measure import tree_bytes
 __all__ = ["CountingServer", "Place"]
 
 _REQUESTS = re.compile(r'^SeaweedFS_s3_request_total\{bucket="backups",.*\} (\d+)$', re.M)
-_METRICS_ABOVE = 20_000  # the server's own ports end at 32,000
+_METRICS_PORTS = range(9300, 9400)
 
 
 class CountingServer:
@@ -28,6 +29,7 @@ class CountingServer:
     def __init__(self, folder: Path) -> None:
         self._metrics = _free_port()
         flags = (f"-metricsPort={self._metrics}", "-metricsIp=127.0.0.1")
+        self.folder = folder
         self._server = S3Server(folder, flags=flags)
 
     @property
@@ -101,9 +103,8 @@ class Place:
 
 
 def _free_port() -> int:
-    import socket
-
-    for port in range(_METRICS_ABOVE + 12_001, 60_999):
+    """A port for the metrics; those from 10,000 on are the server's own."""
+    for port in _METRICS_PORTS:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as trial:
             try:
                 trial.bind(("127.0.0.1", port))

@@ -36,7 +36,9 @@ class DataSet:
         store: Where the repositories lie.
         growth: It is a point of this plot, at this place on its axis. Our own requests to the
             store are counted then.
-        transient: The data is deleted after a run, for it is big.
+        transient: The data is deleted after a run, and the tools come one after the other with
+            all their rows, for it is big.
+        warm: It stays in the page cache, into which it is read before it is backed up.
     """
 
     title: str
@@ -48,6 +50,7 @@ class DataSet:
     store: Literal["folder", "s3"] = "folder"
     growth: tuple[Literal["files", "bytes"], float] | None = None
     transient: bool = False
+    warm: bool = True
 
     @property
     def in_place(self) -> bool:
@@ -75,6 +78,7 @@ SETS: dict[str, DataSet] = {
         rounds=3,
         growth=("files", 1_000_000),
         transient=True,
+        warm=False,
     ),
     "large-s3": DataSet("2 GiB of large mixed files, to S3", "large", **_TO_S3),
     "small-s3": DataSet("100,000 small files, to S3", "small", **_TO_S3),
