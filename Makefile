@@ -50,7 +50,7 @@ lint: $(STAMP) ## style, types and the direction of imports
 	@$(BIN)/lint-imports
 
 .PHONY: bench
-bench: $(STAMP) ## measure against restic and borg, side by side
+bench: $(STAMP) ## measure beside restic, borg and rclone (hours; python -m benchmarks.run --help)
 	@$(BIN)/python -m benchmarks
 
 .PHONY: browser
