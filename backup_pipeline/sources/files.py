@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
@@ -15,6 +16,7 @@ from backup_pipeline.engine.folders import Folders, split
 from backup_pipeline.sources.base import Fingerprint, Source, Unreadable
 from backup_pipeline.sources.file_reader import FileReader, lost, read_whole
 from backup_pipeline.sources.file_scan import Folder, Rows, Run, list_tree
+from backup_pipeline.sources.read_ahead import ReadAhead
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,7 +55,9 @@ class FilesSource(Source):
         return f"file://{self.root}"
 
     def prefetch(self, entries: Sequence[tuple[bytes, int, str | None]]) -> None:
-        """Local files are as near as they get."""
+        """Ask the disk for small files before they are read, if it is slow."""
+        if self._tree is not None and self._name is None:
+            self._tree.coming.expect(entries)
 
     def as_of(self, day: date) -> Source:
         """A plain directory does not remember."""
@@ -105,7 +109,11 @@ class FilesSource(Source):
             descriptor = self._tree.folders.descriptor(folder)
         except OSError:
             return None
-        return read_whole(descriptor, self._name or name, mtime_ns, ctime_ns, inode, buffer)
+        began = time.perf_counter()
+        try:
+            return read_whole(descriptor, self._name or name, mtime_ns, ctime_ns, inode, buffer)
+        finally:
+            self._tree.coming.note(time.perf_counter() - began)
 
     def open(self, path: bytes, type: str, *, etag: str | None = None) -> FileReader:
         """Open one entry; never through a symbolic link at its end.
@@ -115,6 +123,8 @@ class FilesSource(Source):
         """
         folder, name = split(path)
         assert self._tree is not None, "entries are opened after a scan"
+        if type == "file":
+            self._tree.coming.note(0.0)
         try:
             return FileReader(self._tree.folders.descriptor(folder), self._name or name, type)
         except OSError as error:
@@ -127,9 +137,11 @@ class _Tree:
     def __init__(self, root: bytes) -> None:
         self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.folders = Folders(self._root)
+        self.coming = ReadAhead(self._root)
 
     def __del__(self) -> None:
-        if hasattr(self, "folders"):
+        if hasattr(self, "coming"):
+            self.coming.close()
             self.folders.close()
             os.close(self._root)
 
