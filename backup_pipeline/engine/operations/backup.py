@@ -7,26 +7,20 @@ of the same work takes it up again.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backup_pipeline import __version__
 from backup_pipeline.engine.chunk_index import ChunkIndex
 from backup_pipeline.engine.chunker import Chunker
-from backup_pipeline.engine.format.manifest import manifest_schema
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.manifest import printable
 from backup_pipeline.engine.operations.committing import (
     MOST_PROBLEMS,
-    Changes,
-    NewRows,
-    begin_run,
-    commit,
     newest_entries,
     take_up_packs,
 )
@@ -34,6 +28,7 @@ from backup_pipeline.engine.operations.compare import Comparison
 from backup_pipeline.engine.operations.foundation import Foundation
 from backup_pipeline.engine.operations.packing import Packer
 from backup_pipeline.engine.operations.reading import EntryReader
+from backup_pipeline.engine.operations.work import Work
 from backup_pipeline.engine.progress import Meter, Report
 from backup_pipeline.engine.repository import Repository, utc_now
 from backup_pipeline.engine.segments import ahead
@@ -107,8 +102,9 @@ def backup(
         StoreError: The store failed; nothing was committed.
         UnsoundParent: ``parent`` or ``base`` is damaged; nothing was committed.
     """
-    one = _Backup(repository, source, kind, parent, base, clock, report)
-    snapshot = one.run(day, timing)
+    work = Work(repository, "backup", kind, parent, base, day, timing, clock)
+    one = _Backup(work, source, clock, report)
+    snapshot = one.run()
     if notice is not None:
         for text in _skipped_notices(one.totals.skipped):
             notice(text)
@@ -125,53 +121,67 @@ def _skipped_notices(skipped: Sequence[tuple[bytes, str]]) -> list[str]:
     return [*shown, f"{more} more entries are recorded and skipped"] if more else shown
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What reading the source came to."""
+
+    deleted: list[tuple[bytes, int]]
+    problems: list[tuple[bytes, str, str]]
+    read_bytes: int
+    size_drift_bytes: int
+    packs: int
+    stored_bytes: int
+    new_raw_bytes: int
+
+
 class _Backup:
     """One run of the verb."""
 
     def __init__(
-        self,
-        repository: Repository,
-        source: Source,
-        kind: str,
-        parent: Snapshot | None,
-        base: Snapshot | None,
-        clock: Callable[[], datetime],
-        report: Report | None,
+        self, work: Work, source: Source, clock: Callable[[], datetime], report: Report | None
     ) -> None:
-        self.repository = repository
+        self.work = work
         self.source = source
-        self.kind = kind
-        self.parent = parent
-        self.base = base
         self.clock = clock
-        self.reference = parent if kind == "incremental" else base
-        if kind == "full":
-            self.reference = None
-        self.foundation: Foundation | None = None
+        repository = work.repository
         self.meter = Meter(f"backup {repository.dataset} to {repository.tier}", report)
         self.totals = _Totals()
-        self.changes = Changes()
-        self.new = NewRows(repository)
         self.fingerprint = Fingerprint()
 
-    def run(self, day: date, timing: str) -> Snapshot:
+    def run(self) -> Snapshot:
         """Read, store and commit."""
-        repository = self.repository
-        started = self.clock()
-        # Counted as the caller saw them who chose parent and base, then brought up to date.
-        known_condemned = len(repository.state.condemned)
-        repository.refresh()
-        foundation = self.foundation = self._foundation()
-        index = ChunkIndex(foundation.chunks if foundation is not None else None)
-        run = begin_run(
-            repository,
-            operation="backup",
-            kind=self.kind,
-            parent=self.parent,
-            base=self.base,
-            day=day,
-            now=started,
+        scan_started_ns, captured_at = time.time_ns(), self.clock()
+        read = self._read()
+        self.meter.enter("committing")
+        problems = {path: (state, reason) for path, state, reason in read.problems}
+        bad = {**self.totals.bad, **problems}
+        total = self.totals.bytes + read.size_drift_bytes
+        return self.work.commit(
+            read.deleted,
+            wrote_packs=read.packs > 0,
+            stored_bytes=read.stored_bytes,
+            captured_at=captured_at,
+            status="incomplete" if bad else "complete",
+            entries=self.totals.entries,
+            good_entries=self.totals.entries - len(bad),
+            files=self.totals.files,
+            bytes=total,
+            read_bytes=read.read_bytes,
+            deduplicated_bytes=max(0, total - read.new_raw_bytes),
+            problems=[
+                {"path": printable(path), "reason": f"{state}: {reason}"}
+                for path, (state, reason) in list(bad.items())[:MOST_PROBLEMS]
+            ],
+            problem_count=len(bad),
+            fingerprint=self.fingerprint.hexdigest(),
+            scan_started_ns=scan_started_ns,
         )
+
+    def _read(self) -> _Read:
+        """Read and store what changed; what was needed for it is given up on return."""
+        work, repository, run = self.work, self.work.repository, self.work.run
+        foundation = Foundation(repository, work.reference) if work.reference else None
+        index = ChunkIndex(foundation.chunks if foundation is not None else None)
         if run.taken_up:
             self.meter.enter("taking up an interrupted run")
             take_up_packs(repository, run, index)
@@ -182,19 +192,12 @@ class _Backup:
             if not run.taken_up:
                 repository.log.append(run.body)
 
-        scan_started_ns = time.time_ns()
-        captured = self.clock()
         packer = Packer(repository, run.id, run.content_key, index, announce)
+        chunker = Chunker(repository.keys.chunker_seed)
         try:
-            reader = EntryReader(
-                self.source,
-                packer,
-                index,
-                Chunker(repository.keys.chunker_seed),
-                self.meter,
-                self._keep,
-            )
-            comparison = self._scan(reader)
+            reader = EntryReader(self.source, packer, index, chunker, self.meter, work.keep)
+            comparison = self._comparison(foundation)
+            self._scan(reader, comparison)
             reader.finish()
             packer.close()
             reader.settle()
@@ -203,72 +206,30 @@ class _Backup:
         except BaseException:
             packer.abandon()
             raise
-        self.meter.enter("committing")
-        self.changes.note("deleted", comparison.deleted)
-        if self.reference is not None:
-            segments, segment_bytes = self.new.store(self.reference.segments, comparison.deleted)
-        else:
-            segments, segment_bytes = self.new.store(())
-        bad = {
-            **self.totals.bad,
-            **{path: (state, reason) for path, state, reason in reader.problems},
-        }
-        total = self.totals.bytes + reader.size_drift_bytes
-        snapshot = Snapshot(
-            id=secrets.token_hex(16),
-            dataset=repository.dataset,
-            tier=repository.tier,
-            day=day,
-            kind=self.kind,
-            chain=run.chain,
-            parent=self.parent.id if self.parent else None,
-            base=self.base.id if self.base else None,
-            run=run.id.hex() if packer.packs or run.taken_up else "",
-            started_at=started,
-            captured_at=captured,
-            finished_at=self.clock(),
-            timing=timing,
-            status="incomplete" if bad else "complete",
-            entries=self.totals.entries,
-            good_entries=self.totals.entries - len(bad),
-            files=self.totals.files,
-            bytes=total,
-            read_bytes=reader.read_bytes,
-            stored_bytes=packer.stored_bytes + segment_bytes,
-            deduplicated_bytes=max(0, total - packer.new_raw_bytes),
-            problems=[
-                {"path": printable(path), "reason": f"{state}: {reason}"}
-                for path, (state, reason) in list(bad.items())[:MOST_PROBLEMS]
-            ],
-            problem_count=len(bad),
-            fingerprint=self.fingerprint.hexdigest(),
-            segments=segments,
-            changes=self.changes.to_json(),
-            scan_started_ns=scan_started_ns,
-            deployment=repository.deployment,
-            writer=__version__,
+        return _Read(
+            comparison.deleted,
+            reader.problems,
+            reader.read_bytes,
+            reader.size_drift_bytes,
+            packer.packs,
+            packer.stored_bytes,
+            packer.new_raw_bytes,
         )
-        return commit(repository, snapshot, known_condemned)
 
-    def _foundation(self) -> Foundation | None:
-        if self.reference is None:
-            return None
-        return Foundation(self.repository, self.reference)
-
-    def _comparison(self) -> Comparison:
+    def _comparison(self, foundation: Foundation | None) -> Comparison:
         """What the scan is held against: the reference, or for a full what came before it."""
-        if self.foundation is None or self.reference is None:
-            before = ahead(newest_entries(self.repository))
+        reference = self.work.reference
+        if foundation is None or reference is None:
+            before = ahead(newest_entries(self.work.repository))
             return Comparison(before, None, 0, trusting=False)
         granularity = self.source.clock_granularity_ns
-        trusted = self.reference.scan_started_ns if granularity else None
-        self.meter.total_bytes = self.reference.bytes
-        self.meter.total_entries = self.reference.entries
-        return Comparison(self.foundation.entries(), trusted, granularity)
+        trusted = reference.scan_started_ns if granularity else None
+        self.meter.total_bytes = reference.bytes
+        self.meter.total_entries = reference.entries
+        return Comparison(foundation.entries(), trusted, granularity)
 
-    def _scan(self, reader: EntryReader) -> Comparison:
+    def _scan(self, reader: EntryReader, comparison: Comparison) -> None:
         """Hold the scan against what came before and read what may differ."""
-        comparison = self._comparison()
         self.meter.enter("reading")
         for batch in self.source.scan():
             self.fingerprint.update(batch)
@@ -279,11 +240,3 @@ class _Backup:
             quiet = pc.sum(batch.column("size").filter(pa.array(unchanged))).as_py() or 0
             self.meter.add(quiet, int(unchanged.sum()))
         comparison.finish()
-        return comparison
-
-    def _keep(self, rows: pa.Table, older: pa.Table | None) -> None:
-        """Count what changed of the rows that were read, and keep those that differ."""
-        same = self.changes.note_rows(
-            rows, manifest_schema().empty_table() if older is None else older
-        )
-        self.new.add(rows if self.reference is None else rows.filter(pa.array(~same)))

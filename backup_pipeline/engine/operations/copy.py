@@ -8,7 +8,6 @@ is opened and compared with its id before anything refers to it.
 from __future__ import annotations
 
 import hashlib
-import secrets
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,6 @@ import pyarrow.compute as pc
 import zstandard
 from blake3 import blake3
 
-from backup_pipeline import __version__
 from backup_pipeline.engine.chunk_index import ChunkIndex
 from backup_pipeline.engine.chunker import Compressor
 from backup_pipeline.engine.errors import DamageError, ObjectMissing, UsageError
@@ -35,20 +33,17 @@ from backup_pipeline.engine.format.pack import (
 )
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.operations.committing import (
-    Changes,
-    NewRows,
     Run,
-    begin_run,
-    commit,
     newest_entries,
     paths_and_sizes,
     take_up_packs,
 )
-from backup_pipeline.engine.operations.compare import lacking
+from backup_pipeline.engine.operations.compare import lacking, same_rows
 from backup_pipeline.engine.operations.foundation import foundation_rows
 from backup_pipeline.engine.operations.frames import FetchedFrame, FramePlan, open_frame
 from backup_pipeline.engine.operations.packing import Packer, thread_count
 from backup_pipeline.engine.operations.reading import chunk_column, with_names
+from backup_pipeline.engine.operations.work import Work
 from backup_pipeline.engine.progress import Meter, Report
 from backup_pipeline.engine.repository import Repository, utc_now
 
@@ -93,32 +88,21 @@ def copy(
             f"{source.dataset} has different keys in {source.tier} and {target.tier}",
             "the copy would not be readable with one key; begin this tier anew in an empty prefix",
         )
-    one = _Copy(source, snapshot, target, kind, parent, base, clock, report)
-    return one.run(day or snapshot.day, timing or snapshot.timing)
+    said = (day or snapshot.day, timing or snapshot.timing)
+    work = Work(target, "copy", kind, parent, base, *said, clock)
+    return _Copy(source, snapshot, work, report).run()
 
 
 class _Copy:
     """One run of the verb."""
 
     def __init__(
-        self,
-        source: Repository,
-        snapshot: Snapshot,
-        target: Repository,
-        kind: str,
-        parent: Snapshot | None,
-        base: Snapshot | None,
-        clock: Callable[[], datetime],
-        report: Report | None,
+        self, source: Repository, snapshot: Snapshot, work: Work, report: Report | None
     ) -> None:
         self.source = source
         self.snapshot = snapshot
-        self.target = target
-        self.kind = kind
-        self.parent = parent
-        self.base = base
-        self.clock = clock
-        self.reference = {"incremental": parent, "differential": base}.get(kind)
+        self.work = work
+        self.target = target = work.repository
         self.meter = Meter(
             f"copy {target.dataset} from {source.tier} to {target.tier}",
             report,
@@ -130,31 +114,17 @@ class _Copy:
         self.verbatim_raw = 0
         self.read_bytes = 0
 
-    def run(self, day: date, timing: str) -> Snapshot:
+    def run(self) -> Snapshot:
         """Read, verify, store and commit."""
-        started = self.clock()
-        # Counted as the caller saw them who chose parent and base, then brought up to date.
-        known_condemned = len(self.target.state.condemned)
-        self.target.refresh()
+        work, run, origin = self.work, self.work.run, self.snapshot
         self.meter.enter("comparing")
-        rows = self.source.manifest(self.snapshot).table
-        old = None
-        if self.reference is not None:
-            old = foundation_rows(self.target, self.reference)
-        changed, deleted, changes = self._changed(rows, old)
-        index = ChunkIndex(None if old is None else lambda: [old.column("chunks")])
-        run = begin_run(
-            self.target,
-            operation="copy",
-            kind=self.kind,
-            parent=self.parent,
-            base=self.base,
-            day=day,
-            now=started,
-        )
+        rows = self.source.manifest(origin).table
+        previous = self._previous()
+        changed = self._changed(rows, previous)
+        index = ChunkIndex(None if work.reference is None else lambda: [previous.column("chunks")])
         if run.taken_up:
             take_up_packs(self.target, run, index)
-        packer = Packer(self.target, run.id, run.content_key, index, lambda: self._announce(run))
+        packer = Packer(self.target, run.id, run.content_key, index, self._announce)
         try:
             self.meter.enter("copying")
             self._transfer(changed, index, packer, run)
@@ -163,68 +133,45 @@ class _Copy:
             packer.abandon()
             raise
         self.meter.enter("committing")
-        new = NewRows(self.target)
-        new.add(self._target_rows(changed, index))
-        older = self.reference.segments if self.reference is not None else ()
-        segments, segment_bytes = new.store(older, deleted)
-        wrote = packer.packs or self.verbatim_bytes or run.taken_up
-        origin = self.snapshot
-        total = origin.bytes
-        copied = Snapshot(
-            id=secrets.token_hex(16),
-            dataset=self.target.dataset,
-            tier=self.target.tier,
-            day=day,
-            kind=self.kind,
-            chain=run.chain,
-            parent=self.parent.id if self.parent else None,
-            base=self.base.id if self.base else None,
-            run=run.id.hex() if wrote else "",
-            started_at=started,
+        work.keep(self._target_rows(changed, index), previous)
+        return work.commit(
+            list(paths_and_sizes(lacking(previous, rows))),
+            wrote_packs=packer.packs > 0 or self.verbatim_bytes > 0,
+            stored_bytes=packer.stored_bytes + self.verbatim_bytes,
             captured_at=origin.captured_at,
-            finished_at=self.clock(),
-            timing=timing,
             status=origin.status,
             entries=origin.entries,
             good_entries=origin.good_entries,
             files=origin.files,
-            bytes=total,
+            bytes=origin.bytes,
             read_bytes=self.read_bytes,
-            stored_bytes=packer.stored_bytes + self.verbatim_bytes + segment_bytes,
-            deduplicated_bytes=max(0, total - packer.new_raw_bytes - self.verbatim_raw),
+            deduplicated_bytes=max(0, origin.bytes - packer.new_raw_bytes - self.verbatim_raw),
             problems=origin.problems,
             problem_count=origin.problem_count,
             fingerprint=origin.fingerprint,
-            segments=segments,
-            changes=changes.to_json(),
             scan_started_ns=origin.scan_started_ns,
             origin={"tier": origin.tier, "snapshot": origin.id, "digest": origin.digest},
-            synthetic=self.kind == "full",
-            deployment=self.target.deployment,
-            writer=__version__,
+            synthetic=work.reference is None,
         )
-        return commit(self.target, copied, known_condemned)
 
-    def _changed(
-        self, rows: pa.Table, old: pa.Table | None
-    ) -> tuple[pa.Table, list[tuple[bytes, int]], Changes]:
-        """Rows that the target lacks, entries that it has too many, and what changed there."""
-        changes = Changes()
-        previous = old
-        if previous is None:
-            before = [manifest_schema().empty_table(), *newest_entries(self.target)]
-            previous = pa.concat_tables(before)
-        same = changes.note_rows(rows, previous)
-        deleted = list(paths_and_sizes(lacking(previous, rows)))
-        changes.note("deleted", deleted)
-        if old is None:
-            return rows, [], changes
+    def _previous(self) -> pa.Table:
+        """What the target has: of the reference, or for a full of the snapshot before it."""
+        if self.work.reference is not None:
+            return foundation_rows(self.target, self.work.reference)
+        return pa.concat_tables([manifest_schema().empty_table(), *newest_entries(self.target)])
+
+    def _changed(self, rows: pa.Table, previous: pa.Table) -> pa.Table:
+        """The rows that the target lacks; a full brings all."""
+        if self.work.reference is None:
+            return rows
+        same, _ = same_rows(rows, previous)
         quiet = rows.filter(pa.array(same)).column("size")
         self.meter.add(pc.sum(quiet).as_py() or 0, int(same.sum()))
-        return rows.filter(pa.array(~same)), deleted, changes
+        return rows.filter(pa.array(~same))
 
-    def _announce(self, run: Run) -> None:
+    def _announce(self) -> None:
         """The run's record, with the wraps of the runs whose packs are stored as they are."""
+        run = self.work.run
         known = self.target.state.runs
         foreign = {
             name: body["wraps"]
