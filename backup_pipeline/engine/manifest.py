@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from backup_pipeline.engine.errors import UsageError
 from backup_pipeline.engine.format.manifest import manifest_schema, merge
 
-__all__ = ["Entry", "Manifest", "glob_pattern", "printable"]
+__all__ = ["Entry", "Manifest", "glob_pattern", "matching", "printable"]
 
 
 def printable(path: bytes) -> str:
@@ -61,6 +61,15 @@ def glob_pattern(glob: str) -> str:
     except re.error as error:
         raise UsageError(f"{whole} is no pattern: {error}", "write ranges as [a-z]") from None
     return pattern
+
+
+def matching(paths: Any, include: Sequence[str]) -> Any:
+    """Which of an Arrow column's paths any of some globs match; raises as ``glob_pattern``."""
+    mask: Any = None
+    for glob in include:
+        hit = pc.match_substring_regex(paths, os.fsencode(glob_pattern(glob)))
+        mask = hit if mask is None else pc.or_(mask, hit)
+    return mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +157,7 @@ class Manifest:
         if not include:
             return table
         paths = table.column("path")
-        mask: Any = None
-        for glob in include:
-            hit = pc.match_substring_regex(paths, os.fsencode(glob_pattern(glob)))
-            mask = hit if mask is None else pc.or_(mask, hit)
+        mask = matching(paths, include)
         if parents:
             above: set[bytes] = set()
             for path in paths.filter(mask).to_pylist():

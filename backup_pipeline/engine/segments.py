@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Entries", "SegmentRows", "Segments", "ahead"]
 
+_CHECKED = frozenset({"path", "type", "state", "size", "holes", "chunks"})
+
 T = TypeVar("T")
 
 
@@ -127,8 +129,10 @@ class Segments:
 class SegmentRows(Protocol):
     """The rows of one segment in order of path."""
 
-    def batches(self, columns: Sequence[str] | None) -> Iterator[pa.Table]:
-        """All of them, a batch at a time."""
+    def batches(
+        self, columns: Sequence[str] | None, first: bytes = b"", last: bytes | None = None
+    ) -> Iterator[pa.Table]:
+        """All of them, a batch at a time; at least those with paths from first to last."""
         ...
 
 
@@ -138,7 +142,9 @@ class _HeldRows:
     def __init__(self, rows: pa.Table) -> None:
         self._rows = rows
 
-    def batches(self, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+    def batches(
+        self, columns: Sequence[str] | None, first: bytes = b"", last: bytes | None = None
+    ) -> Iterator[pa.Table]:
         rows = self._rows if columns is None else self._rows.select(list(columns))
         return (rows.slice(at, BATCH_ROWS) for at in range(0, len(rows), BATCH_ROWS))
 
@@ -150,16 +156,18 @@ class _CheckedRows:
         self._file = file
         self._name = name
 
-    def batches(self, columns: Sequence[str] | None) -> Iterator[pa.Table]:
-        last = b""
-        check = check_rows if columns is None else check_paths
-        for rows in self._file.batches(columns):
+    def batches(
+        self, columns: Sequence[str] | None, first: bytes = b"", last: bytes | None = None
+    ) -> Iterator[pa.Table]:
+        before = b""
+        check = check_rows if columns is None or set(columns) >= _CHECKED else check_paths
+        for rows in self._file.batches(columns, first, last):
             check(rows, self._name)
             paths = rows.column("path")
             if len(paths):
-                if paths[0].as_py() <= last:
+                if paths[0].as_py() <= before:
                     raise DamageError(f"segment {self._name} is not sorted by path")
-                last = paths[-1].as_py()
+                before = paths[-1].as_py()
             yield rows
 
 
@@ -169,16 +177,24 @@ class Entries:
     def __init__(self, segments: Sequence[SegmentRows]) -> None:
         self._segments = segments
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    def batches(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        first: bytes = b"",
+        last: bytes | None = None,
+    ) -> Iterator[pa.Table]:
         """The entries in order of path, a batch at a time.
 
         Args:
             columns: Those that are wanted; ``path`` and ``type`` must be among them.
+            first: Entries before this path may be left out.
+            last: So may those behind this one.
 
         Raises:
             DamageError: A segment holds what no writer of this format writes.
         """
-        return merge_batches([one.batches(columns) for one in self._segments])
+        return merge_batches([one.batches(columns, first, last) for one in self._segments])
 
 
 def ahead(items: Iterator[T]) -> Generator[T]:

@@ -125,8 +125,8 @@ def flip(fd: int, content: memoryview, offset: int) -> None:
 @pytest.mark.parametrize(
     ("name", "broken", "reason"),
     [
-        ("_pwrite", flip, "differs in chunk"),
-        ("_pwrite", lambda *_: None, "differs in chunk|bytes, not"),
+        ("pwrite_all", flip, "differs in chunk"),
+        ("pwrite_all", lambda *_: None, "differs in chunk|bytes, not"),
         ("set_metadata", lambda *_, **__: [], "another"),
     ],
 )

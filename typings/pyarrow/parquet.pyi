@@ -18,7 +18,7 @@ class ParquetFile:
     def iter_batches(
         self,
         batch_size: int = ...,
-        *,
+        row_groups: Sequence[int] | None = ...,
         columns: Sequence[str] | None = ...,
         use_threads: bool = ...,
     ) -> Iterator[RecordBatch]: ...

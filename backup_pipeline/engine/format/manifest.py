@@ -232,14 +232,41 @@ class SegmentFile:
             rows = self._opened(self._metadata).read(columns=wanted.names, use_threads=False)
             return _shaped(rows, wanted)
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """All rows in pieces of ``BATCH_ROWS`` at most, decoded as they are asked for."""
+    def batches(
+        self,
+        columns: Sequence[str] | None = None,
+        first: bytes = b"",
+        last: bytes | None = None,
+    ) -> Iterator[pa.Table]:
+        """Rows in pieces of ``BATCH_ROWS`` at most, decoded as they are asked for.
+
+        Args:
+            columns: Those that are wanted.
+            first: Row groups that end before this path are left out.
+            last: So are those that begin behind this one.
+        """
         wanted = _fields(columns)
         with self._readable():
             for batch in self._opened(self._metadata).iter_batches(
-                BATCH_ROWS, columns=wanted.names, use_threads=False
+                BATCH_ROWS,
+                row_groups=self._groups(first, last),
+                columns=wanted.names,
+                use_threads=False,
             ):
                 yield _shaped(pa.Table.from_batches([batch]), wanted)
+
+    def _groups(self, first: bytes, last: bytes | None) -> list[int]:
+        """Numbers of the row groups that may hold paths from first to last."""
+        groups: list[int] = []
+        for number in range(self._metadata.num_row_groups):
+            column = self._metadata.row_group(number).column(0)
+            known = column.statistics if column.path_in_schema == "path" else None
+            if known is not None and known.has_min_max:
+                behind = last is not None and known.min > last
+                if known.max < first or behind:
+                    continue
+            groups.append(number)
+        return groups
 
     def _opened(self, metadata: pq.FileMetaData | None) -> pq.ParquetFile:
         """The file, for one reading of it: a reader is not for several threads."""

@@ -1,4 +1,4 @@
-"""Files put together from pieces that arrive in any order, from any thread.
+"""Files put together from pieces that arrive in any order.
 
 A file is seen under its name only once it is whole where something else is there already; else
 it is written in place, and is taken away again if it cannot be finished.
@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
-from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from types import TracebackType
 from typing import Any, Self
 
+from backup_pipeline.engine.crypto import Buffer
 from backup_pipeline.engine.errors import BackupError
 from backup_pipeline.engine.operations.metadata import set_metadata
 from backup_pipeline.engine.operations.rows import Row
 from backup_pipeline.engine.operations.target import Target
+from backup_pipeline.engine.operations.window import Window, pwrite_all
 
 __all__ = ["CANNOT_HOLD", "Assembly", "Refusals", "extents"]
 
 MOST_OPEN_FILES = 200
+WINDOW_LEAST_BYTES = 16 << 20  # files from this size on are written past the page cache
 # What one entry meets and others need not: a file too large for FAT, a link where there are none.
 CANNOT_HOLD = frozenset(
     {
@@ -88,9 +89,16 @@ class Refusals:
 
 
 class _File:
-    """A file on its way into the target."""
+    """A file on its way into the target.
 
-    __slots__ = ("beside", "failed", "fd", "lock", "name", "remaining", "row")
+    Attributes:
+        remaining: Bytes of content that are still to come.
+        beside: Whether something is there that stays until the file is whole.
+        fd: Its descriptor while it is open, else -1.
+        name: What it is called for now; None while it is not begun, and once it is done with.
+    """
+
+    __slots__ = ("beside", "failed", "fd", "name", "remaining", "row")
 
     def __init__(self, row: Row, remaining: int, beside: bool) -> None:
         self.row = row
@@ -99,11 +107,10 @@ class _File:
         self.fd = -1
         self.name: bytes | None = None
         self.failed = False
-        self.lock = threading.Lock()
 
 
 class Assembly:
-    """The files that one restore writes.
+    """The files that one restore writes; for one thread.
 
     Args:
         target: Where to.
@@ -128,58 +135,144 @@ class Assembly:
         self._done = done
         self._lost = lost
         self._us = (os.geteuid(), os.getegid())
-        self._rows: list[Row] = []
-        self._pieces = array("Q")
-        self._beside: set[int] = set()
+        self._rows: Sequence[Row] = ()
+        self._sizes: Sequence[int] = ()
+        self._beside: Set[int] = frozenset()
         self._files: dict[int, _File] = {}  # those begun and not whole, and the failed
-        self.failed: set[bytes] = set()
+        self._window = Window()
+        self._windowed: _File | None = None
         self._open = 0
-        self._lock = threading.Lock()
+        self.failed: set[bytes] = set()
 
-    def add(self, row: Row, pieces: int, *, beside: bool) -> None:
-        """Begin the next file; without pieces it is whole at once.
+    def begin(self, rows: Sequence[Row], sizes: Sequence[int], beside: Set[int]) -> None:
+        """Begin the next files, after those before are done; those without content are whole.
 
         Args:
-            row: Its manifest row.
-            pieces: How many pieces will come.
-            beside: Whether something is there that stays until the file is whole.
+            rows: Their manifest rows.
+            sizes: How many bytes of content each has, holes not counted.
+            beside: Numbers of those where something is that stays until the file is whole.
         """
-        number = len(self._rows)
-        self._rows.append(row)
-        self._pieces.append(pieces)
-        if beside:
-            self._beside.add(number)
-        if pieces == 0:
-            file = self._file(number)
-            with Refusals(self._target, row.path):
-                try:
-                    self._finish(number, file)
-                except OSError as error:
-                    self._cannot(file, error)
+        assert all(file.failed for file in self._files.values())
+        self._files = {}
+        self._rows, self._sizes, self._beside = rows, sizes, beside
+        with Refusals(self._target, b"") as at:
+            for number, size in enumerate(sizes):
+                if size == 0:
+                    at.path = rows[number].path
+                    self._put(number, 0, memoryview(b""))
 
-    def put(self, number: int, at: int, content: memoryview) -> None:
-        """Write a piece of the file that was added with this number, counted from 0."""
-        file = self._file(number)
-        with file.lock, Refusals(self._target, file.row.path):
-            file.remaining -= 1
-            if file.failed:
-                return
-            try:
-                self._ensure_open(file)
-                for offset, start, length in extents(file.row.holes, at, len(content)):
-                    _pwrite(file.fd, content[start : start + length], offset)
-                if file.remaining == 0:
-                    self._finish(number, file)
-                elif self._open > MOST_OPEN_FILES:
-                    self._close(file)
-            except OSError as error:
-                self._cannot(file, error)
+    def put(self, pieces: Sequence[tuple[int, int, Buffer]]) -> None:
+        """Write pieces of the files.
+
+        Args:
+            pieces: The file's number among those that were begun, where the piece lies in its
+                content, and the piece.
+        """
+        rows = self._rows
+        with Refusals(self._target, b"") as at:
+            for number, place, content in pieces:
+                at.path = rows[number].path
+                self._put(number, place, content)
 
     def fail(self, number: int, reason: str) -> None:
         """Give a file up."""
         file = self._file(number)
-        with file.lock, Refusals(self._target, file.row.path):
+        with Refusals(self._target, file.row.path):
             self._fail(file, reason)
+
+    def abandon(self) -> None:
+        """Take away what was begun and is not whole."""
+        for file in self._files.values():
+            with Refusals(self._target, file.row.path):
+                self._discard(file)
+
+    def _file(self, number: int) -> _File:
+        file = self._files.get(number)
+        if file is None:
+            file = _File(self._rows[number], self._sizes[number], number in self._beside)
+            self._files[number] = file
+        return file
+
+    def _put(self, number: int, at: int, content: Buffer) -> None:
+        file = self._file(number)
+        file.remaining -= len(content)
+        if file.failed:
+            return
+        try:
+            self._ensure_open(file)
+            self._write(file, at, content)
+            if file.remaining == 0:
+                self._finish(number, file)
+            elif self._open > MOST_OPEN_FILES:
+                self._close(file)
+        except OSError as error:
+            self._cannot(file, error)
+
+    def _write(self, file: _File, at: int, content: Buffer) -> None:
+        row = file.row
+        if row.holes:
+            view = memoryview(content)
+            for offset, start, length in extents(row.holes, at, len(content)):
+                pwrite_all(file.fd, view[start : start + length], offset)
+        elif row.size < WINDOW_LEAST_BYTES:
+            pwrite_all(file.fd, content, at)
+        else:
+            if self._windowed is not file:
+                self._flush()
+                self._windowed = file
+            self._window.put(file.fd, memoryview(content), at)
+
+    def _flush(self) -> None:
+        """Write what the window holds, whosever it is."""
+        file, self._windowed = self._windowed, None
+        if file is None:
+            return
+        with Refusals(self._target, file.row.path):
+            try:
+                self._window.flush(file.fd)
+            except OSError as error:
+                self._cannot(file, error)
+
+    def _ensure_open(self, file: _File) -> None:
+        if file.fd >= 0:
+            return
+        row = file.row
+        if file.name is None:
+            mode = 0o600 if file.remaining else self._first_mode(row)
+            file.fd, file.name = self._target.create(row.path, beside=file.beside, mode=mode)
+            self._open += 1
+            if row.holes or file.remaining > 0:
+                os.ftruncate(file.fd, row.size)
+        else:
+            file.fd = self._target.reopen(row.path, file.name)
+            self._open += 1
+
+    def _first_mode(self, row: Row) -> int:
+        """The mode that a file made whole at once will have, where nothing forbids it so early:
+        another owner to come, or attributes, which a file closed to writing does not take."""
+        strange = self._owners and (row.uid, row.gid) != self._us
+        return 0o600 if strange or row.xattrs or row.mode is None else row.mode & 0o777
+
+    def _close(self, file: _File) -> None:
+        if file.fd >= 0:
+            if self._windowed is file:
+                self._flush()
+            os.close(file.fd)
+            file.fd = -1
+            self._open -= 1
+
+    def _finish(self, number: int, file: _File) -> None:
+        """All is written: metadata, and into its place."""
+        if self._windowed is file:
+            self._windowed = None
+            self._window.flush(file.fd)
+        notices = set_metadata(file.fd, file.row, owners=self._owners, fresh=True)
+        self._close(file)
+        assert file.name is not None
+        self._target.move_in(file.row.path, file.name)
+        file.name = None
+        del self._files[number]
+        self._done(file.row, notices)
 
     def _cannot(self, file: _File, error: OSError) -> None:
         if error.errno not in CANNOT_HOLD:
@@ -193,68 +286,11 @@ class Assembly:
             self._discard(file)
             self._lost(file.row, reason)
 
-    def abandon(self) -> None:
-        """Take away what was begun and is not whole."""
-        for file in self._files.values():
-            with Refusals(self._target, file.row.path):
-                self._discard(file)
-
-    def _file(self, number: int) -> _File:
-        with self._lock:
-            file = self._files.get(number)
-            if file is None:
-                beside = number in self._beside
-                file = _File(self._rows[number], self._pieces[number], beside)
-                self._files[number] = file
-            return file
-
-    def _ensure_open(self, file: _File) -> None:
-        if file.fd >= 0:
-            return
-        row = file.row
-        if file.name is None:
-            mode = 0o600 if file.remaining else self._first_mode(row)
-            file.fd, file.name = self._target.create(row.path, beside=file.beside, mode=mode)
-            if row.holes or file.remaining > 0:
-                os.ftruncate(file.fd, row.size)
-        else:
-            file.fd = self._target.reopen(row.path, file.name)
-        with self._lock:
-            self._open += 1
-
-    def _first_mode(self, row: Row) -> int:
-        """The mode that a file made whole at once will have, where nothing forbids it so early:
-        another owner to come, or attributes, which a file closed to writing does not take."""
-        strange = self._owners and (row.uid, row.gid) != self._us
-        return 0o600 if strange or row.xattrs or row.mode is None else row.mode & 0o777
-
-    def _close(self, file: _File) -> None:
-        if file.fd >= 0:
-            os.close(file.fd)
-            file.fd = -1
-            with self._lock:
-                self._open -= 1
-
-    def _finish(self, number: int, file: _File) -> None:
-        """All is written: metadata, and into its place."""
-        self._ensure_open(file)
-        notices = set_metadata(file.fd, file.row, owners=self._owners, fresh=True)
-        self._close(file)
-        assert file.name is not None
-        self._target.move_in(file.row.path, file.name)
-        file.name = None
-        with self._lock:
-            del self._files[number]
-        self._done(file.row, notices)
-
     def _discard(self, file: _File) -> None:
+        if self._windowed is file:
+            self._windowed = None
+            self._window.forget()
         self._close(file)
         if file.name is not None:
             self._target.remove(file.row.path, file.name)
             file.name = None
-
-
-def _pwrite(fd: int, content: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(content):
-        done += os.pwrite(fd, content[done:], offset + done)

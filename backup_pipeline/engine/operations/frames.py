@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import zstandard
+from blake3 import blake3
 
 from backup_pipeline.engine.chunker import decompress
 from backup_pipeline.engine.crypto import Buffer, Sealer
 from backup_pipeline.engine.errors import DamageError, ObjectMissing
-from backup_pipeline.engine.format.pack import FRAMES_START, MOST_FRAME_BYTES, frame_binding
+from backup_pipeline.engine.format.pack import (
+    FRAMES_START,
+    ID_BYTES,
+    MOST_FRAME_BYTES,
+    frame_binding,
+)
+from backup_pipeline.engine.operations.packing import thread_count
 from backup_pipeline.engine.repository import Repository
 
-__all__ = ["Fetch", "FetchedFrame", "FramePlan", "Piece", "open_frame"]
+__all__ = ["Content", "Fetch", "FetchedFrame", "FramePlan", "Piece", "contents", "open_frame"]
 
-FETCH_BYTES = 8 * 1024 * 1024  # at most so much is read in one request
-SLICE_PIECES = 16384
+FETCH_BYTES = 8 * 1024 * 1024  # at most so much is read in one request, and so much unfolded
 GAP_BYTES = 64 * 1024  # frames this near to each other are read in one request
 
 
@@ -66,41 +76,45 @@ class FramePlan:
 
     Args:
         rows: Manifest rows; ``chunks`` is all that is looked at.
+
+    Attributes:
+        packs: Names of the packs.
+        row_bytes: Bytes of content of each row.
+        content_bytes: Bytes of content of all of them.
     """
 
     def __init__(self, rows: pa.Table) -> None:
         lists = rows.column("chunks").combine_chunks()
-        self._flat: Any = lists.flatten()
+        flat: Any = lists.flatten()
         counts = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        self._row = np.repeat(np.arange(len(lists)), counts)
-        names = self._flat.field("pack").dictionary_encode()
+        names = flat.field("pack").dictionary_encode()
         self.packs: list[bytes] = names.dictionary.to_pylist()
-        self._pack = names.indices.to_numpy(zero_copy_only=False)
+        pack = names.indices.to_numpy(zero_copy_only=False)
 
         def numbers(name: str) -> Any:
-            return self._flat.field(name).to_numpy(zero_copy_only=False)
+            return flat.field(name).to_numpy(zero_copy_only=False)
 
-        self._ordinal, self._offset = numbers("ordinal"), numbers("offset")
-        self._stored, self._raw = numbers("stored"), numbers("raw")
-        self._inner, self._size = numbers("inner"), numbers("size")
-        ends = np.cumsum(self._size, dtype=np.int64)
-        firsts = np.concatenate([[0], np.cumsum(counts)[:-1]]) if len(counts) else counts
-        before = np.concatenate([[0], ends])[firsts] if len(counts) else ends
-        self._at = ends - self._size - np.repeat(before, counts)
-        self._order = np.lexsort((self._inner, self._ordinal, self._pack))
-        self.content_bytes = int(self._size.sum())
-        self._ids: Any = self._flat.field("id")
+        ordinal, inner, size = numbers("ordinal"), numbers("inner"), numbers("size")
+        upto = np.concatenate([[0], np.cumsum(size, dtype=np.int64)])
+        last = np.cumsum(counts)
+        before = upto[last - counts]
+        self.row_bytes: list[int] = (upto[last] - before).tolist()
+        self.content_bytes = int(upto[-1])
+        order = np.lexsort((inner, ordinal, pack))
+        at = upto[:-1] - np.repeat(before, counts)
+        row = np.repeat(np.arange(len(lists)), counts)
+        self._pieces = tuple(column[order] for column in (row, at, inner, size))
+        self._ids = _joined(flat.field("id").take(pa.array(order)))
+        frame = (pack, ordinal, numbers("offset"), numbers("stored"), numbers("raw"))
+        self._frames = tuple(column[order] for column in frame)
+        self._starts = _starts(self._frames)
 
     def __len__(self) -> int:
-        return len(self._row)
+        return len(self._pieces[0])
 
     def stored_bytes(self) -> int:
         """Sealed bytes of all wanted frames, each counted once."""
-        if not len(self._row):
-            return 0
-        key = self._pack.astype(np.int64) << 32 | self._ordinal
-        _, first = np.unique(key, return_index=True)
-        return int(self._stored[first].sum())
+        return int(self._frames[3][self._starts].sum())
 
     def frames(self) -> Iterator[tuple[bytes, FetchedFrame]]:
         """Wanted frames in order of pack and offset.
@@ -108,57 +122,56 @@ class FramePlan:
         Raises:
             DamageError: A row's chunk lies outside of its frame.
         """
-        pieces: list[Piece] = []
-        current: tuple[int, int, int, int, int] | None = None
-        for pack, ordinal, offset, stored, raw, row, at, inner, size, identity in self._pieces():
-            frame = (pack, ordinal, offset, stored, raw)
-            if frame != current:
-                if current is not None:
-                    yield self.packs[current[0]], FetchedFrame(*current[1:], tuple(pieces))
-                current, pieces = frame, []
-                if raw > MOST_FRAME_BYTES or offset < FRAMES_START:
-                    raise DamageError(f"the manifest names an impossible frame at {offset}")
-            if inner + size > raw:
-                raise DamageError("the manifest names a chunk outside of its frame")
-            pieces.append(Piece(row, at, inner, size, identity))
-        if current is not None:
-            yield self.packs[current[0]], FetchedFrame(*current[1:], tuple(pieces))
+        self._refuse_impossible()
+        for start, end in pairwise([*self._starts.tolist(), len(self)]):
+            pack, ordinal, offset, stored, raw = (int(column[start]) for column in self._frames)
+            columns = (column[start:end].tolist() for column in self._pieces)
+            ids = (self._ids[i * ID_BYTES : (i + 1) * ID_BYTES] for i in range(start, end))
+            pieces = tuple(map(Piece, *columns, ids))
+            yield self.packs[pack], FetchedFrame(ordinal, offset, stored, raw, pieces)
 
-    def _pieces(self) -> Iterator[tuple[Any, ...]]:
-        """All columns of every piece in order, made into Python's numbers slice by slice."""
-        columns = (
-            self._pack,
-            self._ordinal,
-            self._offset,
-            self._stored,
-            self._raw,
-            self._row,
-            self._at,
-            self._inner,
-            self._size,
-        )
-        for start in range(0, len(self._order), SLICE_PIECES):
-            order = self._order[start : start + SLICE_PIECES]
-            ids = self._ids.take(pa.array(order)).to_pylist()
-            yield from zip(*(column[order].tolist() for column in columns), ids, strict=True)
+    def _refuse_impossible(self) -> None:
+        _, _, offset, _, raw = self._frames
+        if ((raw > MOST_FRAME_BYTES) | (offset < FRAMES_START)).any():
+            raise DamageError("the manifest names an impossible frame")
+        _, _, inner, size = self._pieces
+        if (inner.astype(np.int64) + size > raw).any():
+            raise DamageError("the manifest names a chunk outside of its frame")
 
     def fetches(self) -> Iterator[Fetch]:
         """The same, gathered into requests."""
-        pack: bytes | None = None
+        pack = b""
         batch: list[FetchedFrame] = []
+        raw = 0
         for name, frame in self.frames():
             if batch and (
                 name != pack
                 or frame.offset > batch[-1].offset + batch[-1].stored + GAP_BYTES
                 or frame.offset + frame.stored - batch[0].offset > FETCH_BYTES
+                or raw + frame.raw > FETCH_BYTES
             ):
-                assert pack is not None
                 yield _fetch(pack, batch)
-                batch = []
+                batch, raw = [], 0
             pack = name
             batch.append(frame)
-        if batch and pack is not None:
+            raw += frame.raw
+        if batch:
             yield _fetch(pack, batch)
+
+
+def _starts(columns: tuple[Any, ...]) -> Any:
+    """Where in columns of equal length there is another combination of values than before."""
+    changes = np.zeros(len(columns[0]), np.bool_)
+    changes[:1] = True
+    for column in columns:
+        changes[1:] |= column[1:] != column[:-1]
+    return np.flatnonzero(changes)
+
+
+def _joined(ids: Any) -> bytes:
+    """Values of one width, one behind the other."""
+    begin = ids.offset * ID_BYTES
+    return bytes(memoryview(ids.buffers()[1])[begin : begin + len(ids) * ID_BYTES])
 
 
 def _fetch(pack: bytes, frames: list[FetchedFrame]) -> Fetch:
@@ -167,17 +180,107 @@ def _fetch(pack: bytes, frames: list[FetchedFrame]) -> Fetch:
     return Fetch(pack, start, end - start, tuple(frames))
 
 
-def fetch_bytes(repository: Repository, fetch: Fetch) -> memoryview:
-    """The sealed bytes of a request.
+class Content(NamedTuple):
+    """What came of a request.
 
-    Raises:
-        DamageError: The pack is missing or too short.
+    Attributes:
+        pieces: Row, place in the row's content, and the bytes, which are those of the chunk's id.
+        lost: Rows that cannot be whole any more, and why.
     """
-    path = repository.pack_path(fetch.pack)
-    try:
-        return memoryview(repository.store.get(path, fetch.offset, fetch.length))
-    except ObjectMissing:
-        raise DamageError(f"{path} is missing") from None
+
+    pieces: list[tuple[int, int, Buffer]]
+    lost: list[tuple[int, str]]
+
+
+def contents(repository: Repository, fetches: Iterable[Fetch]) -> Generator[Content]:
+    """Fetch, open and check what is wanted, some requests ahead, and in their order."""
+    count = thread_count()
+    opener = _Opener(repository)
+    coming: deque[Future[Content]] = deque()
+    with ThreadPoolExecutor(count, "fetch") as pool:
+        try:
+            for fetch in fetches:
+                coming.append(pool.submit(opener.open, fetch))
+                if len(coming) > count + 1:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            for one in coming:
+                one.cancel()
+
+
+class _Opener:
+    """Opens requests; for any number of threads."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._identity_key = repository.keys.identity
+        self._local = threading.local()
+
+    def open(self, fetch: Fetch) -> Content:
+        """What came of a request; damage is noted, and not raised."""
+        content = Content([], [])
+        self._open(fetch, content)
+        return content
+
+    def _open(self, fetch: Fetch, content: Content) -> None:
+        try:
+            sealed = self._sealed(fetch)
+            sealer = self._repository.pack_sealer(fetch.pack)
+        except DamageError as error:
+            if len(fetch.frames) == 1:
+                _lose(content, fetch.frames[0], error.message)
+                return
+            for frame in fetch.frames:  # of a pack that was cut short, some may still be had
+                self._open(Fetch(fetch.pack, frame.offset, frame.stored, (frame,)), content)
+            return
+        for frame in fetch.frames:
+            start = frame.offset - fetch.offset
+            part = sealed[start : start + frame.stored]
+            try:
+                raw = self._frame(sealer, fetch.pack, part, frame)
+            except DamageError as error:
+                _lose(content, frame, error.message)
+                continue
+            self._check(frame, memoryview(raw), content)
+
+    def _sealed(self, fetch: Fetch) -> memoryview:
+        path = self._repository.pack_path(fetch.pack)
+        try:
+            if fetch.length > FETCH_BYTES:
+                return memoryview(self._repository.store.get(path, fetch.offset, fetch.length))
+            buffer: bytearray | None = getattr(self._local, "buffer", None)
+            if buffer is None:
+                buffer = self._local.buffer = bytearray(FETCH_BYTES)
+            sealed = memoryview(buffer)[: fetch.length]
+            self._repository.store.get_into(path, fetch.offset, sealed)
+            return sealed
+        except ObjectMissing:
+            raise DamageError(f"{path} is missing") from None
+
+    def _frame(self, sealer: Sealer, pack: bytes, sealed: Buffer, frame: FetchedFrame) -> Buffer:
+        zstd = getattr(self._local, "zstd", None)
+        if zstd is None:
+            zstd = self._local.zstd = zstandard.ZstdDecompressor()
+        return open_frame(self._repository, sealer, pack, sealed, frame.ordinal, frame.raw, zstd)
+
+    def _check(self, frame: FetchedFrame, raw: memoryview, content: Content) -> None:
+        """Compare what a frame holds with what its pieces must hash to."""
+        key = self._identity_key
+        place, part, digest = (-1, -1), raw, b""
+        for row, at, inner, size, identity in frame.pieces:
+            if place != (inner, size):  # the same piece of several entries is hashed once
+                place, part = (inner, size), raw[inner : inner + size]
+                digest = blake3(part, key=key).digest()
+            if digest == identity:
+                content.pieces.append((row, at, part))
+            else:
+                content.lost.append((row, f"a chunk in frame {frame.ordinal} has another id"))
+
+
+def _lose(content: Content, frame: FetchedFrame, reason: str) -> None:
+    content.lost.extend((piece.row, reason) for piece in frame.pieces)
 
 
 def open_frame(

@@ -1,44 +1,38 @@
 """Restore: write a snapshot's entries below a directory, every chunk checked before it is written.
 
-Order of work: folders; files that are right already are kept; chunks pack by pack; then links,
-hard links and last the folders' own metadata. What stops it costs nothing: run it again and it
-keeps what is right.
+A batch of the manifest after the other, in order of path: its folders; files that are right already
+are kept; chunks pack by pack; then hard links and symbolic links. Last the folders' own metadata.
+What stops it costs nothing: run it again and it keeps what is right.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import zstandard
-from blake3 import blake3
+import pyarrow.compute as pc
 
-from backup_pipeline.engine.errors import DamageError, NotFound
+from backup_pipeline.engine.errors import NotFound
 from backup_pipeline.engine.folders import split
+from backup_pipeline.engine.format.manifest import BATCH_ROWS
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.manifest import printable
 from backup_pipeline.engine.operations.assembly import CANNOT_HOLD, Assembly, Refusals
-from backup_pipeline.engine.operations.frames import (
-    Fetch,
-    FetchedFrame,
-    FramePlan,
-    fetch_bytes,
-    open_frame,
-)
+from backup_pipeline.engine.operations.frames import FramePlan, contents
 from backup_pipeline.engine.operations.metadata import set_link_metadata, set_metadata
-from backup_pipeline.engine.operations.packing import thread_count
-from backup_pipeline.engine.operations.restore_plan import WITH_BYTES, Work, plan
+from backup_pipeline.engine.operations.restore_plan import WITH_BYTES, Planner, Work
 from backup_pipeline.engine.operations.rows import Row, rows_of
+from backup_pipeline.engine.operations.selection import Batches, select
 from backup_pipeline.engine.operations.target import Target
 from backup_pipeline.engine.progress import Meter, Report
 from backup_pipeline.engine.repository import Repository
+from backup_pipeline.engine.segments import ahead
 
 __all__ = ["RestoreReport", "restore", "restore_rows"]
 
@@ -130,14 +124,14 @@ def restore(
         NotFound: No glob matches.
         BackupError: Something in the target is in the way; nothing was changed.
     """
-    rows = repository.manifest(snapshot).select(include, parents=True)
-    if include and not len(rows):
+    chosen = select(repository.segments.entries(snapshot), include)
+    if chosen is None:
         raise NotFound(
             f"nothing in snapshot {snapshot.id[:12]} of {snapshot.dataset} matches"
             f" {', '.join(include)}",
             "`backup-pipeline ls` lists its paths; globs match whole paths, ** crosses folders",
         )
-    return restore_rows(repository, snapshot, rows, target, dry_run=dry_run, report=report)
+    return _restore(repository, snapshot, chosen, target, dry_run, report)
 
 
 def restore_rows(
@@ -150,6 +144,18 @@ def restore_rows(
     report: Report | None = None,
 ) -> RestoreReport:
     """Restore some rows of a snapshot's manifest; see ``restore``."""
+    slices = [rows.slice(at, BATCH_ROWS) for at in range(0, len(rows), BATCH_ROWS)]
+    return _restore(repository, snapshot, lambda: iter(slices), target, dry_run, report)
+
+
+def _restore(
+    repository: Repository,
+    snapshot: Snapshot,
+    batches: Batches,
+    target: Path,
+    dry_run: bool,
+    report: Report | None,
+) -> RestoreReport:
     result = RestoreReport(
         snapshot.id,
         snapshot.dataset,
@@ -160,7 +166,7 @@ def restore_rows(
     )
     place = Target(target, create=not dry_run)
     try:
-        return _Restore(repository, rows, place, result, report).run()
+        return _Restore(repository, batches, place, result, report).run()
     finally:
         place.close()
 
@@ -171,201 +177,142 @@ class _Restore:
     def __init__(
         self,
         repository: Repository,
-        table: pa.Table,
+        batches: Batches,
         target: Target,
         result: RestoreReport,
         report: Report | None,
     ) -> None:
         self.repository = repository
+        self.batches = batches
         self.target = target
         self.result = result
-        self.identity_key = repository.keys.identity
         self.owners = os.geteuid() == 0
-        self.table = table
-        self.lists = table.column("chunks").combine_chunks()
-        self.rows = list(rows_of(table))
         self.assembly = Assembly(target, owners=self.owners, done=self._done, lost=self._lost)
-        self.lock = threading.Lock()
+        self.folders: list[pa.Table] = []
         self.meter = Meter(f"restore {result.dataset} {result.day}", report)
-        self.local = threading.local()
 
     def run(self) -> RestoreReport:
         """Do it."""
         result = self.result
-        result.entries = len(self.rows)
+        at = Refusals(self.target, b"")
+        planner = Planner(self.target, self.repository.keys.identity, at)
         self.meter.enter("comparing with what is there")
-        work = self._plan()
+        with at:
+            planner.survey(self.batches())
+        self.meter.enter("comparing" if result.dry_run else "writing")
+        with closing(ahead(self.batches())) as batches:
+            for table in batches:
+                with at:
+                    work = planner.plan(table)
+                self._count(work)
+                if not result.dry_run:
+                    self._write(work, table)
         if not result.dry_run:
-            self.meter.enter("writing")
-            self._write(work)
-            self._finish(work)
+            self._finish()
         result.duration_s = self.meter.elapsed_s
         if result.duration_s:
             result.speed_bytes_per_s = result.bytes / result.duration_s
         self.meter.show(now=True)
         return result
 
-    def _plan(self) -> Work:
-        """Sort out what is to be done; changes nothing.
-
-        Raises:
-            BackupError: Something is in the way, or cannot be looked at.
-        """
-        result = self.result
-        with Refusals(self.target, b"") as at:
-            work = plan(self.rows, self.lists, self.target, self.identity_key, at)
+    def _count(self, work: Work) -> None:
+        """Tell what a batch of rows comes to."""
+        result, rows = self.result, work.rows
+        result.entries += len(rows)
         for number in work.lost:
-            row = self.rows[number]
+            row = rows[number]
             result.lose(row.path, f"{row.state} when it was backed up: {row.reason}")
-        for row in self.rows:
-            if row.state == "skipped":
-                result.notice(f"{printable(row.path)}: a {row.type} is not restored")
-            elif row.state == "torn":
-                result.notice(f"{printable(row.path)}: it changed while it was backed up")
+        for row in rows:
+            if row.state != "good":
+                if row.state == "skipped":
+                    result.notice(f"{printable(row.path)}: a {row.type} is not restored")
+                elif row.state == "torn":
+                    result.notice(f"{printable(row.path)}: it changed while it was backed up")
             if row.type in WITH_BYTES:
                 result.files += 1
                 result.bytes += row.size
-        result.written_files = len(work.wanted) + len(work.links)
-        result.written_bytes = sum(self.rows[number].size for number in work.wanted)
-        right = [row for number in work.right if (row := self.rows[number]).type in WITH_BYTES]
-        result.skipped_files = len(right)
-        result.replaced_files = work.replaced
-        self.meter.total_bytes = result.bytes
-        self.meter.total_entries = result.entries
+        result.written_files += len(work.wanted) + len(work.links)
+        result.written_bytes += sum(rows[number].size for number in work.wanted)
+        right = [row for number in work.right if (row := rows[number]).type in WITH_BYTES]
+        result.skipped_files += len(right)
+        result.replaced_files += work.replaced
         self.meter.add(sum(row.size for row in right), len(right))
-        return work
 
-    def _write(self, work: Work) -> None:
-        """Folders, then files, chunks pack by pack."""
+    def _write(self, work: Work, table: pa.Table) -> None:
+        """The folders of a batch, its files, what was right, and its links."""
+        self.folders.append(table.filter(pc.equal(table.column("type"), "directory")))
         with Refusals(self.target, b"") as at:
-            for row in self.rows:
-                at.path = row.path
+            for row in work.rows:
                 if row.type == "directory":
+                    at.path = row.path
                     self.target.make_folder(row.path)
+            above = None
             for number in work.wanted:
-                at.path = self.rows[number].path
-                self.target.make_folders_above(at.path)
-        counts = self.lists.value_lengths().fill_null(0).to_pylist()
-        wanted = pa.array(work.wanted, pa.int64())
-        frames = FramePlan(self.table.select(["chunks"]).take(wanted))
-        failures: list[BaseException] = []
-        slots = threading.Semaphore(thread_count() * 2)
+                at.path = work.rows[number].path
+                folder, _ = split(at.path)
+                if folder != above:
+                    self.target.make_folders_above(at.path)
+                    above = folder
+        self._write_files(work, table.select(["chunks"]).take(pa.array(work.wanted, pa.int64())))
+        with Refusals(self.target, b"") as at:
+            for number in work.right:
+                row = work.rows[number]
+                at.path = row.path
+                if row.type == "symlink":
+                    self._link_metadata(row)
+                else:
+                    self._metadata(row, self.target.open_read(at.path))
+            self._write_links(work, at)
 
-        def fetch(one: Fetch) -> None:
-            try:
-                if not failures:
-                    self._fetch(one)
-            except BaseException as error:
-                failures.append(error)
-            finally:
-                slots.release()
-
+    def _write_files(self, work: Work, chunks: pa.Table) -> None:
+        plan, assembly = FramePlan(chunks), self.assembly
+        rows = [work.rows[number] for number in work.wanted]
+        beside = {place for place, number in enumerate(work.wanted) if number in work.in_place}
         try:
-            for number in work.wanted:
-                beside = number in work.in_place
-                self.assembly.add(self.rows[number], counts[number], beside=beside)
-            with ThreadPoolExecutor(thread_count()) as pool:
-                for one in frames.fetches():
-                    slots.acquire()
-                    if failures:
-                        break
-                    pool.submit(fetch, one)
-            if failures:
-                raise failures[0]
+            assembly.begin(rows, plan.row_bytes, beside)
+            with closing(contents(self.repository, plan.fetches())) as found:
+                for content in found:
+                    assembly.put(content.pieces)
+                    for number, reason in content.lost:
+                        assembly.fail(number, reason)
+                    self.meter.add(sum(len(piece) for _, _, piece in content.pieces), 0)
         except BaseException:
-            self.assembly.abandon()
+            assembly.abandon()
             raise
 
-    def _fetch(self, fetch: Fetch) -> None:
-        decompressor = getattr(self.local, "zstd", None)
-        if decompressor is None:
-            decompressor = self.local.zstd = zstandard.ZstdDecompressor()
-        try:
-            sealed = fetch_bytes(self.repository, fetch)
-            sealer = self.repository.pack_sealer(fetch.pack)
-        except DamageError as error:
-            if len(fetch.frames) == 1:
-                self._lose(fetch.frames[0], error.message)
-                return
-            for frame in fetch.frames:  # of a pack that was cut short, some may still be had
-                self._fetch(Fetch(fetch.pack, frame.offset, frame.stored, (frame,)))
-            return
-        for frame in fetch.frames:
-            start = frame.offset - fetch.offset
-            part = sealed[start : start + frame.stored]
-            try:
-                raw = open_frame(
-                    self.repository,
-                    sealer,
-                    fetch.pack,
-                    part,
-                    frame.ordinal,
-                    frame.raw,
-                    decompressor,
-                )
-            except DamageError as error:
-                self._lose(frame, error.message)
-                continue
-            self._put(frame, memoryview(raw))
-
-    def _put(self, frame: FetchedFrame, raw: memoryview) -> None:
-        known: dict[tuple[int, int], bool] = {}
-        done = 0
-        for piece in frame.pieces:
-            content = raw[piece.inner : piece.inner + piece.size]
-            key = (piece.inner, piece.size)
-            if key not in known:
-                known[key] = blake3(content, key=self.identity_key).digest() == piece.id
-            if known[key]:
-                self.assembly.put(piece.row, piece.at, content)
-                done += piece.size
-            else:
-                self.assembly.fail(piece.row, f"a chunk in frame {frame.ordinal} has another id")
-        self.meter.add(done, 0)
-
-    def _lose(self, frame: FetchedFrame, reason: str) -> None:
-        for piece in frame.pieces:
-            self.assembly.fail(piece.row, reason)
+    def _write_links(self, work: Work, at: Refusals) -> None:
+        for number, first in work.links:
+            at.path = work.rows[number].path
+            if not self._link(first, at.path):
+                self.result.written_files -= 1
+        for number in work.symlinks:
+            row = work.rows[number]
+            at.path = row.path
+            points_to = row.link_target or b""
+            if self._try(at.path, partial(self.target.symlink, points_to, at.path)):
+                self._link_metadata(row)
 
     def _lost(self, row: Row, reason: str) -> None:
-        with self.lock:
-            self.result.lose(row.path, reason)
-            self.result.written_files -= 1
-            self.result.written_bytes -= row.size
+        self.result.lose(row.path, reason)
+        self.result.written_files -= 1
+        self.result.written_bytes -= row.size
 
     def _done(self, row: Row, notices: list[str]) -> None:
-        self._tell(row, notices)
+        if notices:
+            self._tell(row, notices)
         self.meter.add(0, 1)
 
     def _tell(self, row: Row, notices: list[str]) -> None:
         for notice in notices:
             self.result.notice(f"{printable(row.path)}: {notice}")
 
-    def _finish(self, work: Work) -> None:
-        """Metadata of files that were right, links, and the folders' own from the deepest up."""
-        target, result = self.target, self.result
-        with Refusals(target, b"") as at:
-            for number in work.right:
-                row = self.rows[number]
-                at.path = row.path
-                if row.type == "symlink":
-                    self._link_metadata(row)
-                else:
-                    self._metadata(row, target.open_read(at.path))
-            for number, first in work.links:
-                at.path = self.rows[number].path
-                if not self._link(self.rows[first].path, at.path):
-                    result.written_files -= 1
-            for number in work.symlinks:
-                row = self.rows[number]
-                at.path = row.path
-                points_to = row.link_target or b""
-                if self._try(at.path, partial(target.symlink, points_to, at.path)):
-                    self._link_metadata(row)
-            for row in reversed(self.rows):
-                if row.type == "directory":
+    def _finish(self) -> None:
+        """The folders' own metadata, from the deepest up."""
+        with Refusals(self.target, b"") as at:
+            while self.folders:
+                for row in reversed(rows_of(self.folders.pop())):
                     at.path = row.path
-                    self._metadata(row, os.dup(target.folder(at.path)))
+                    self._metadata(row, os.dup(self.target.folder(row.path)))
 
     def _link(self, first: bytes, path: bytes) -> bool:
         if first in self.assembly.failed:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
 from blake3 import blake3
 
 from backup_pipeline.engine.errors import BackupError
 from backup_pipeline.engine.operations.assembly import Refusals, extents
-from backup_pipeline.engine.operations.rows import Row
+from backup_pipeline.engine.operations.rows import Row, rows_of
 from backup_pipeline.engine.operations.target import Target
 
-__all__ = ["WITH_BYTES", "Work", "plan"]
+__all__ = ["WITH_BYTES", "Planner", "Work"]
 
 WITH_BYTES = frozenset({"file", "object"})
 _MADE = frozenset({*WITH_BYTES, "directory", "symlink"})
@@ -25,114 +27,140 @@ _ZEROS_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class Work:
-    """Numbers of rows, by what is to be done with them.
+    """What is to be done with a batch of rows: their numbers in it.
 
     Attributes:
+        rows: The batch.
         wanted: Files to write.
         right: Files and symbolic links that are right already; their metadata is set.
-        links: Further names of a file: (row, row of the first name).
+        links: Further names of a file: (row, path of the first name).
         symlinks: Symbolic links to make.
         in_place: Rows at whose path there is something.
         lost: Rows whose content the snapshot does not have.
         replaced: How many existing files or links are replaced.
     """
 
+    rows: list[Row]
     wanted: list[int] = field(default_factory=list[int])
     right: list[int] = field(default_factory=list[int])
-    links: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    links: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])
     symlinks: list[int] = field(default_factory=list[int])
     in_place: set[int] = field(default_factory=set[int])
     lost: list[int] = field(default_factory=list[int])
     replaced: int = 0
 
 
-def plan(rows: list[Row], lists: Any, target: Target, identity_key: bytes, at: Refusals) -> Work:
-    """Look at every path of the target that rows name.
+@dataclass(slots=True)
+class _First:
+    """The first of several names of one file.
+
+    Attributes:
+        path: The name.
+        content: What is in the file.
+        right: What is at that path, where it is right already.
+    """
+
+    path: bytes
+    content: tuple[Any, ...]
+    right: os.stat_result | None = None
+
+
+class Planner:
+    """Looks at every path of the target that rows name; changes nothing.
 
     Args:
-        rows: Manifest rows.
-        lists: Their chunks.
         target: What is restored into.
         identity_key: Names chunks.
         at: Is told which path is looked at.
-
-    Raises:
-        BackupError: Something that is no folder is where one belongs, or the other way round.
     """
-    return _Plan(rows, lists, target, identity_key).run(at)
 
+    def __init__(self, target: Target, identity_key: bytes, at: Refusals) -> None:
+        self._target = target
+        self._identity_key = identity_key
+        self._at = at
+        self._firsts: dict[tuple[int | None, int | None], _First] = {}
+        self._names: Counter[tuple[bytes, int, int]] = Counter()
 
-class _Plan:
-    def __init__(self, rows: list[Row], lists: Any, target: Target, identity_key: bytes) -> None:
-        self.rows = rows
-        self.lists = lists
-        self.target = target
-        self.identity_key = identity_key
-        self.work = Work()
+    def survey(self, batches: Iterable[pa.Table]) -> None:
+        """See that nothing is in the way of any row, and which names existing files have.
 
-    def run(self, at: Refusals) -> Work:
-        work, first_of = self.work, self._first_names()
-        found: dict[int, os.stat_result] = {}
-        for number, row in enumerate(self.rows):
-            at.path = row.path
-            there = self.target.lookup(row.path)
-            if there is not None:
-                self._refuse_obstacle(row, there)
-                found[number] = there
-        work.in_place = set(found)
-        names = Counter(
-            (first_of.get(number, number), one.st_dev, one.st_ino) for number, one in found.items()
-        )
-        right = set[int]()
-        for number, row in enumerate(self.rows):
-            at.path = row.path
-            first, there = first_of.get(number, number), found.get(number)
-            if row.state in _LOST:
-                work.lost.append(number)
-            elif row.type == "symlink":
-                if there is not None and self._points_right(row, there):
-                    work.right.append(number)
+        Raises:
+            BackupError: Something that is no folder is where one belongs, or the other way round.
+        """
+        if not self._target.existed:
+            return
+        for table in batches:
+            lists = _lists(table)
+            for number, row in enumerate(rows_of(table)):
+                there = self._lookup(row)
+                if there is None:
                     continue
-                work.symlinks.append(number)
-                work.replaced += there is not None
-            elif row.type not in WITH_BYTES:
-                continue
-            elif there is not None and first in right and os.path.samestat(there, found[first]):
-                right.add(number)
+                self._refuse_obstacle(row, there)
+                if there.st_nlink > 1:
+                    first = self._first(row, lists, number)
+                    self._names[_name(row, first, there)] += 1
+        self._firsts.clear()
+
+    def plan(self, table: pa.Table) -> Work:
+        """What is to be done with the next rows; ``survey`` has seen all of them."""
+        lists = _lists(table)
+        work = Work(rows_of(table))
+        for number, row in enumerate(work.rows):
+            there = self._lookup(row)
+            if there is not None:
+                work.in_place.add(number)
+            self._sort(work, lists, number, row, there)
+        return work
+
+    def _sort(
+        self, work: Work, lists: Any, number: int, row: Row, there: os.stat_result | None
+    ) -> None:
+        if row.state in _LOST:
+            work.lost.append(number)
+        elif row.type == "symlink":
+            if there is not None and self._points_right(row, there):
                 work.right.append(number)
-            elif first != number:
-                work.links.append((number, first))
-                work.replaced += there is not None
-            # A file with names elsewhere is not ours to change, even where its bytes are right.
-            elif (
-                there is not None
-                and there.st_nlink == names[number, there.st_dev, there.st_ino]
-                and self._is_right(number, there)
-            ):
-                right.add(number)
+                return
+            work.symlinks.append(number)
+            work.replaced += there is not None
+        elif row.type in WITH_BYTES:
+            first = self._first(row, lists, number)
+            if first is not None and first.path != row.path:
+                if there and first.right and os.path.samestat(there, first.right):
+                    work.right.append(number)
+                else:
+                    work.links.append((number, first.path))
+                    work.replaced += there is not None
+            elif there is not None and self._is_ours(row, first, there, lists[number].as_py()):
                 work.right.append(number)
+                if first is not None:
+                    first.right = there
             else:
                 work.wanted.append(number)
                 work.replaced += there is not None
-        return work
 
-    def _first_names(self) -> dict[int, int]:
-        """For each further name of a file, the row of its first; both have the same content."""
-        firsts: dict[tuple[int | None, int | None], int] = {}
-        found: dict[int, int] = {}
-        for number, row in enumerate(self.rows):
-            if (row.links or 0) < 2 or row.type != "file" or row.state in _LOST:
-                continue
-            first = firsts.setdefault((row.device, row.inode), number)
-            # Numbers alone may deceive: a device's may have gone to another since a restart.
-            if first != number and self._content(first) == self._content(number):
-                found[number] = first
-        return found
+    def _lookup(self, row: Row) -> os.stat_result | None:
+        self._at.path = row.path
+        return self._target.lookup(row.path)
 
-    def _content(self, number: int) -> tuple[Any, ...]:
-        row = self.rows[number]
-        ids = [chunk["id"] for chunk in self.lists[number].as_py() or ()]
-        return row.size, row.mtime_ns, row.holes, ids
+    def _first(self, row: Row, lists: Any, number: int) -> _First | None:
+        """The first name of a row's file, itself perhaps; None where it has but one."""
+        if (row.links or 0) < 2 or row.type != "file" or row.state in _LOST:
+            return None
+        ids = [chunk["id"] for chunk in lists[number].as_py() or ()]
+        content = row.size, row.mtime_ns, row.holes, ids
+        first = self._firsts.setdefault((row.device, row.inode), _First(row.path, content))
+        # Numbers alone may deceive: a device's may have gone to another since a restart.
+        return first if first.content == content else None
+
+    def _is_ours(self, row: Row, first: _First | None, there: os.stat_result, chunks: Any) -> bool:
+        """Whether an existing file is right and has no names but those of the snapshot.
+
+        A file with names elsewhere is not ours to change, even where its bytes are right.
+        """
+        if there.st_nlink != max(1, self._names[_name(row, first, there)]):
+            return False
+        return self._is_right(row, there, chunks or ())
 
     def _refuse_obstacle(self, row: Row, found: os.stat_result) -> None:
         is_folder = stat.S_ISDIR(found.st_mode)
@@ -140,39 +168,46 @@ class _Plan:
             return
         here, there = ("folder", "file") if is_folder else ("file or link", "folder")
         raise BackupError(
-            f"a {here} is in the way at {self.target.shown(row.path)}, "
+            f"a {here} is in the way at {self._target.shown(row.path)}, "
             f"where the snapshot has a {there}; nothing was changed",
             "restore to an empty directory, or move it aside",
         )
 
     def _points_right(self, row: Row, found: os.stat_result) -> bool:
         is_link = stat.S_ISLNK(found.st_mode)
-        return is_link and self.target.read_link(row.path) == row.link_target
+        return is_link and self._target.read_link(row.path) == row.link_target
 
-    def _is_right(self, number: int, found: os.stat_result) -> bool:
+    def _is_right(self, row: Row, found: os.stat_result, chunks: Any) -> bool:
         """Whether an existing file already holds the wanted bytes; it is read to know."""
-        row = self.rows[number]
         if not stat.S_ISREG(found.st_mode) or found.st_size != row.size:
             return False
         try:
-            fd = self.target.open_read(row.path)
+            fd = self._target.open_read(row.path)
         except PermissionError:
             return False  # it can be replaced all the same
         try:
-            return self._has_chunks(fd, number) and _has_zeros(fd, row.holes or ())
+            return self._has_chunks(fd, row, chunks) and _has_zeros(fd, row.holes or ())
         finally:
             os.close(fd)
 
-    def _has_chunks(self, fd: int, number: int) -> bool:
-        at, holes = 0, self.rows[number].holes
-        for chunk in self.lists[number].as_py() or ():
-            digest = blake3(key=self.identity_key)
-            for offset, _, length in extents(holes, at, chunk["size"]):
+    def _has_chunks(self, fd: int, row: Row, chunks: Any) -> bool:
+        at = 0
+        for chunk in chunks:
+            digest = blake3(key=self._identity_key)
+            for offset, _, length in extents(row.holes, at, chunk["size"]):
                 digest.update(os.pread(fd, length, offset))
             if digest.digest() != chunk["id"]:
                 return False
             at += chunk["size"]
         return True
+
+
+def _lists(table: pa.Table) -> Any:
+    return table.column("chunks").combine_chunks()
+
+
+def _name(row: Row, first: _First | None, there: os.stat_result) -> tuple[bytes, int, int]:
+    return row.path if first is None else first.path, there.st_dev, there.st_ino
 
 
 def _has_zeros(fd: int, holes: Any) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,7 +27,8 @@ _WRITE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 class Target:
     """A directory that is restored into.
 
-    Methods raise ``OSError`` where the system refuses; the caller says at which entry.
+    Methods raise ``OSError`` where the system refuses; the caller says at which entry. For one
+    thread.
 
     Args:
         root: The directory; made if it is not there.
@@ -45,6 +45,7 @@ class Target:
         self.root = root
         self.existed = False
         self._fd = -1
+        self._folders: Folders | None = None
         _refuse_stores(root)
         try:
             if create:
@@ -60,13 +61,12 @@ class Target:
                 f"cannot restore to {root}: {error.strerror}",
                 "name a directory that is there, or may be made, and that you may write to",
             ) from None
-        self._local = threading.local()
-        self._folders: list[Folders] = []
+        self._folders = Folders(self._fd)
 
     def close(self) -> None:
         """Close what is open."""
-        for folders in getattr(self, "_folders", ()):
-            folders.close()
+        if self._folders is not None:
+            self._folders.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -76,13 +76,9 @@ class Target:
         return f"{self.root}/{printable(path)}"
 
     def folder(self, path: bytes) -> int:
-        """A descriptor of a folder below the target; valid until this thread opens many more."""
-        folders: Folders | None = getattr(self._local, "folders", None)
-        if folders is None:
-            folders = Folders(self._fd)
-            self._local.folders = folders
-            self._folders.append(folders)
-        return folders.descriptor(path)
+        """A descriptor of a folder below the target; valid until many more are opened."""
+        assert self._folders is not None
+        return self._folders.descriptor(path)
 
     def lookup(self, path: bytes) -> os.stat_result | None:
         """What is at a path; None if nothing is, or a folder above is missing.
