@@ -106,7 +106,8 @@ def _point(ours: Ours, cache: Path, place: Place) -> dict[str, list[dict[str, An
             target.mkdir(parents=True)
             if row == "changed":
                 _change(place.source, number)
-            time.sleep(SETTLING_S)
+            if row in ("no-change", "changed"):
+                time.sleep(SETTLING_S)
             before = place.stored_bytes()
             sample = measure(_command(ours, row, target), cache / "last-output.txt").to_json()
             sample["requests"] = ours.requests()
