@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pyarrow as pa
 
-from backup_pipeline.engine.crypto import Buffer, sha256_hex
+from backup_pipeline.engine.crypto import sha256_hex
 from backup_pipeline.engine.errors import DamageError, ObjectMissing
 from backup_pipeline.engine.format.manifest import (
     BATCH_ROWS,
@@ -21,7 +21,7 @@ from backup_pipeline.engine.format.manifest import (
     merge_batches,
 )
 from backup_pipeline.engine.format.record import Segment, pack_name
-from backup_pipeline.engine.format.sealed import open_sealed, seal
+from backup_pipeline.engine.format.sealed import Seal, Sink, Unsealed, open_sealed
 from backup_pipeline.engine.replacements import Places, places_in, resolve
 
 if TYPE_CHECKING:
@@ -48,13 +48,22 @@ class Segments:
 
     def put(self, file: pa.Buffer, rows: int, origin: str | None = None) -> Segment:
         """Store the file of a new segment, of so many rows; durable on return."""
-        repository = self._repository
-        content = memoryview(file).cast("B")
-        encrypted = repository.keys.encrypted
-        stored: Buffer = seal(repository.keys, content) if encrypted else content
-        name = sha256_hex(stored)
-        repository.store.put(repository.segment_path(name), stored)
-        return Segment(name, len(content), len(stored), rows, None, origin)
+        sink = self.sink()
+        sink.write(memoryview(file).cast("B"))
+        return self.store(sink, rows, origin)
+
+    def sink(self) -> Sink:
+        """Where the file of a new segment can be written to, for ``store``."""
+        keys = self._repository.keys
+        return Seal(keys) if keys.encrypted else Unsealed()
+
+    def store(self, sink: Sink, rows: int, origin: str | None = None) -> Segment:
+        """Store what was written to a sink, of so many rows; durable on return."""
+        stored = sink.finish()
+        name = sha256_hex(*stored)
+        self._repository.store.put(self._repository.segment_path(name), stored)
+        size_bytes = sum(map(len, stored))
+        return Segment(name, sink.size_bytes, size_bytes, rows, None, origin)
 
     def open(self, segment: Segment) -> SegmentFile:
         """The file of a segment, after all of its bytes were held against its name.

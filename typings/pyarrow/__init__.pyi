@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
-
 from pyarrow import types as types
 
 class ArrowException(Exception): ...
@@ -168,6 +167,9 @@ class NativeFile: ...
 
 class BufferReader(NativeFile):
     def __init__(self, obj: Any) -> None: ...
+
+class PythonFile(NativeFile):
+    def __init__(self, handle: Any, mode: str = ...) -> None: ...
 
 class BufferOutputStream(NativeFile):
     def getvalue(self) -> Buffer: ...

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
     from backup_pipeline.engine.crypto import Buffer
+    from backup_pipeline.engine.format.sealed import Sink
 
 __all__ = [
     "BATCH_ROWS",
@@ -140,17 +141,19 @@ class SegmentEncoder:
     """Makes the Parquet file of rows that come in order of path, a row group at a time.
 
     Args:
+        sink: Where it goes as it grows; into memory where none is given.
         salt: Sixteen bytes that no other segment has; drawn where none are given.
 
     Attributes:
         rows: How many rows came so far.
     """
 
-    def __init__(self, salt: bytes | None = None) -> None:
+    def __init__(self, sink: Sink | None = None, salt: bytes | None = None) -> None:
         import pyarrow.parquet as pq
 
         self._salt = salt or new_salt()
-        self._sink = pa.BufferOutputStream()
+        self._memory = pa.BufferOutputStream() if sink is None else None
+        self._sink = self._memory or pa.PythonFile(_AsFile(sink), "w")
         self._writer = pq.ParquetWriter(
             self._sink,
             _SCHEMA,
@@ -182,22 +185,40 @@ class SegmentEncoder:
             self._waiting = [waiting.slice(whole)]
             self._waiting_rows -= whole
 
-    def finish(self) -> pa.Buffer:
-        """The file of all rows that came."""
+    def finish(self) -> pa.Buffer | None:
+        """Write the rest of the file; all of it, where it went into memory."""
         if self._waiting_rows or not self.rows:
             rows = pa.concat_tables([_SCHEMA.empty_table(), *self._waiting])
             self._writer.write_table(rows, row_group_size=_ROW_GROUP_ROWS)
         said = {"format": FORMAT_VERSION, "read": 0, "salt": self._salt.hex()}
         self._writer.add_key_value_metadata({METADATA_KEY: canonical_json(said)})
         self._writer.close()
-        return self._sink.getvalue()
+        return self._memory.getvalue() if self._memory is not None else None
+
+
+class _AsFile:
+    """A sink as pyarrow writes to it."""
+
+    closed = False
+
+    def __init__(self, sink: Sink | None) -> None:
+        assert sink is not None
+        self.write = sink.write
+
+    def flush(self) -> None:
+        """The sink takes what it is given at once."""
+
+    def close(self) -> None:
+        """The sink is finished by its owner."""
 
 
 def encode_segment(rows: pa.Table, salt: bytes | None = None) -> pa.Buffer:
     """The Parquet file of rows that are sorted by path."""
-    encoder = SegmentEncoder(salt)
+    encoder = SegmentEncoder(salt=salt)
     encoder.add(rows)
-    return encoder.finish()
+    file = encoder.finish()
+    assert file is not None, "it went into memory"
+    return file
 
 
 class SegmentFile:

@@ -7,6 +7,9 @@ Zeros at the content's end pad its size; whoever reads it knows its length from 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 from backup_pipeline.engine.crypto import (
     SALT_BYTES,
     TAG_BYTES,
@@ -21,6 +24,9 @@ from backup_pipeline.engine.keys import DatasetKeys
 
 __all__ = [
     "FRAME_BYTES",
+    "Seal",
+    "Sink",
+    "Unsealed",
     "open_sealed",
     "open_sealed_range",
     "padded_size",
@@ -55,24 +61,96 @@ def sealed_size(content_bytes: int) -> int:
     return START + content_bytes + frames * TAG_BYTES
 
 
-def seal(keys: DatasetKeys, content: Buffer, *, salt: bytes | None = None) -> bytearray:
+class Sink(Protocol):
+    """Takes an object's content piece by piece, and gives what is stored of it.
+
+    Attributes:
+        size_bytes: How much content came so far.
+    """
+
+    size_bytes: int
+
+    def write(self, content: Buffer) -> int:
+        """Take in more content; the number of its bytes, as a file says it."""
+        ...
+
+    def finish(self) -> Sequence[Buffer]:
+        """The object, in pieces."""
+        ...
+
+
+class Unsealed:
+    """The content itself, as a repository without encryption stores it."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self.size_bytes = 0
+
+    def write(self, content: Buffer) -> int:
+        """Take in more content."""
+        self._pieces.append(bytes(content))
+        self.size_bytes += len(content)
+        return len(content)
+
+    def finish(self) -> Sequence[Buffer]:
+        """All of it."""
+        return self._pieces
+
+
+class Seal:
+    """Seals content that comes in pieces, padded, under the dataset's index key.
+
+    Args:
+        keys: The dataset's.
+        salt: Sixteen bytes that no other object has; drawn where none are given.
+    """
+
+    def __init__(self, keys: DatasetKeys, *, salt: bytes | None = None) -> None:
+        self._keys = keys
+        start = header(MANIFEST) + (new_salt() if salt is None else salt)
+        self._box = _sealer(keys, start)
+        self._pieces: list[Buffer] = [start]
+        self._waiting = bytearray()
+        self._ordinal = 0
+        self.size_bytes = 0
+
+    def write(self, content: Buffer) -> int:
+        """Take in more content."""
+        self._waiting += content
+        self.size_bytes += len(content)
+        if len(self._waiting) > FRAME_BYTES:
+            self._seal_frames()
+        return len(content)
+
+    def finish(self) -> Sequence[Buffer]:
+        """The sealed object."""
+        self._waiting += bytes(padded_size(self.size_bytes) - self.size_bytes)
+        self._seal_frames()
+        self._seal_frame(self._waiting, last=True)
+        return self._pieces
+
+    def _seal_frames(self) -> None:
+        """Seal all that cannot be the last frame."""
+        view, done = memoryview(self._waiting), 0
+        while len(view) - done > FRAME_BYTES:
+            self._seal_frame(view[done : done + FRAME_BYTES], last=False)
+            done += FRAME_BYTES
+        view.release()
+        del self._waiting[:done]
+
+    def _seal_frame(self, content: Buffer, *, last: bool) -> None:
+        sealed = bytearray(len(content) + TAG_BYTES)
+        bound = _binding(self._keys, self._ordinal, last=last)
+        self._box.seal_into(self._ordinal, content, bound, memoryview(sealed))
+        self._pieces.append(sealed)
+        self._ordinal += 1
+
+
+def seal(keys: DatasetKeys, content: Buffer, *, salt: bytes | None = None) -> bytes:
     """Seal content, padded, under the dataset's index key."""
-    view, size = memoryview(content), padded_size(len(content))
-    out = bytearray(sealed_size(size))
-    start = header(MANIFEST) + (new_salt() if salt is None else salt)
-    out[:START] = start
-    target, box = memoryview(out), _sealer(keys, start)
-    frames = max(1, -(-size // FRAME_BYTES))
-    for ordinal in range(frames):
-        first = ordinal * FRAME_BYTES
-        wanted = min(size - first, FRAME_BYTES)
-        piece: Buffer = view[first : first + wanted]
-        if len(piece) < wanted:
-            piece = bytes(piece) + bytes(wanted - len(piece))
-        place = START + ordinal * _STEP
-        bound = _binding(keys, ordinal, last=ordinal == frames - 1)
-        box.seal_into(ordinal, piece, bound, target[place : place + wanted + TAG_BYTES])
-    return out
+    one = Seal(keys, salt=salt)
+    one.write(content)
+    return b"".join(one.finish())
 
 
 def open_sealed(keys: DatasetKeys, sealed: Buffer, name: str) -> bytearray:

@@ -217,11 +217,17 @@ def deleted_rows(entries: Sequence[tuple[bytes, int]]) -> pa.Table:
 
 
 class NewRows:
-    """What a run adds to what its snapshot inherits, encoded as it comes, in order of path."""
+    """What a run adds to what its snapshot inherits, encoded as it comes, in order of path.
 
-    def __init__(self, repository: Repository) -> None:
+    Args:
+        repository: Where it goes.
+        whole: Whether it inherits nothing; it is then sealed as it comes, too.
+    """
+
+    def __init__(self, repository: Repository, *, whole: bool = False) -> None:
         self._repository = repository
-        self._encoder = SegmentEncoder()
+        self._sink = repository.segments.sink() if whole else None
+        self._encoder = SegmentEncoder(self._sink)
 
     def add(self, rows: pa.Table) -> None:
         """Take in the next rows.
@@ -249,13 +255,20 @@ class NewRows:
             return list(older), 0
         merging = segments_to_merge([*(segment.rows for segment in older), count]) - 1
         kept, merged = list(older[: len(older) - merging]), older[len(older) - merging :]
-        file, rows = self._encoder.finish(), self._encoder.rows
-        if merged or deleted:
-            file, rows = self._merge(merged, file, deleted, keep_deleted=bool(kept))
-        if not rows:
-            return kept, 0
-        segment = self._repository.segments.put(file, rows)
-        return [*kept, segment], segment.stored
+        segment = self._store(merged, deleted, keep_deleted=bool(kept))
+        return ([*kept, segment], segment.stored) if segment is not None else (kept, 0)
+
+    def _store(
+        self, older: Sequence[Segment], deleted: Sequence[tuple[bytes, int]], *, keep_deleted: bool
+    ) -> Segment | None:
+        segments, file, rows = self._repository.segments, self._encoder.finish(), self._encoder.rows
+        if self._sink is not None:
+            assert not older and not deleted, "it inherits nothing"
+            return segments.store(self._sink, rows)
+        assert file is not None, "it went into memory"
+        if older or deleted:
+            file, rows = self._merge(older, file, deleted, keep_deleted=keep_deleted)
+        return segments.put(file, rows) if rows else None
 
     def _merge(
         self,
@@ -271,7 +284,9 @@ class NewRows:
         encoder = SegmentEncoder()
         for rows in merge_batches(streams, keep_deleted=keep_deleted):
             encoder.add(rows)
-        return encoder.finish(), encoder.rows
+        merged = encoder.finish()
+        assert merged is not None, "it went into memory"
+        return merged, encoder.rows
 
 
 def commit(repository: Repository, snapshot: Snapshot, known_condemned: int) -> Snapshot:

@@ -71,7 +71,7 @@ class Work:
             day=day,
             now=self._started_at,
         )
-        self._new = NewRows(repository)
+        self._new = NewRows(repository, whole=self.reference is None)
 
     def keep(self, rows: pa.Table, older: pa.Table | None) -> None:
         """Count what changed, and keep the rows that the snapshot does not inherit.
