@@ -94,12 +94,14 @@ def unknown_write_features(content: Buffer) -> int:
     return write & ~KNOWN_WRITE_FEATURES
 
 
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
+
+
 def canonical_json(value: Any) -> bytes:
     """JSON with sorted keys, no spaces, UTF-8: the same bytes for the same value."""
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return text.encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def _no_constant(text: str) -> None:

@@ -9,6 +9,7 @@ whose head is changed does not open.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -67,12 +68,15 @@ _HEAD, _LENGTHS = struct.Struct("<16s16sQ32s32s"), struct.Struct("<II")
 HEAD_BYTES = _HEAD.size
 
 
+_HEX = re.compile("[0-9a-f]*")
+
+
 def is_hex(value: object, size_bytes: int) -> bool:
     """Whether a value is so many bytes in lowercase hex."""
     return (
         isinstance(value, str)
         and len(value) == 2 * size_bytes
-        and not set(value) - set("0123456789abcdef")
+        and _HEX.fullmatch(value) is not None
     )
 
 
@@ -275,14 +279,15 @@ class Segment:
         Raises:
             ValueError, KeyError, AttributeError: It is none.
         """
-        numbers = [entry[name] for name in ("length", "stored", "rows")]
-        if not is_hex(entry["name"], DIGEST_BYTES) or not all(_is_count(one) for one in numbers):
+        name, length, stored, rows = (entry[field] for field in _SEGMENT_NEEDS)
+        sizes = _is_count(length) and _is_count(stored) and _is_count(rows)
+        if not sizes or not is_hex(name, DIGEST_BYTES):
             raise ValueError("a segment without name or sizes")
-        values: dict[str, Any] = {name: entry.get(name) for name in SEGMENT_FIELDS}
-        return Segment(**values)
+        return Segment(name, length, stored, rows, entry.get("merkle"), entry.get("origin"))
 
 
 SEGMENT_FIELDS = tuple(field.name for field in fields(Segment))
+_SEGMENT_NEEDS = ("name", "length", "stored", "rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,8 +403,7 @@ class Snapshot:
         Raises:
             DamageError: It lacks what a snapshot record must say.
         """
-        known = {field.name for field in fields(Snapshot)} - {"sequence", "digest"}
-        values = {name: value for name, value in body.items() if name in known}
+        values = {name: value for name, value in body.items() if name in _SNAPSHOT_FIELDS}
         try:
             _check_types(body)
             for name in ("started_at", "captured_at", "finished_at"):
@@ -427,6 +431,9 @@ class Snapshot:
             integrity=self.integrity,
         )
         return value
+
+
+_SNAPSHOT_FIELDS = frozenset(field.name for field in fields(Snapshot)) - {"sequence", "digest"}
 
 
 def snapshot_digest(body: Mapping[str, Any]) -> str:
