@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["count", "describe_snapshot", "moment", "print_table", "share"]
 
-PLAIN_WIDTH = 10_000
-"""Without a terminal no column is cut: a program may read it."""
+DRAWN_ROWS = 1000
+"""Longer tables are not drawn: that takes a second for each thousand rows or two."""
 
 
 def count(number: int, what: str, many: str | None = None) -> str:
@@ -36,24 +36,44 @@ def moment(time: datetime, zone: tzinfo) -> str:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print rows below their headings; headings that begin with ``>`` are numbers."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty() and len(rows) <= DRAWN_ROWS:
+        _draw(columns, texts)
+    else:
+        _print_plainly(columns, texts)
+
+
+def _draw(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    terminal = sys.stdout.isatty()
-    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         right = column.startswith(">")
         table.add_column(
             column.removeprefix(">"),
             justify="right" if right else "left",
-            no_wrap=not terminal or right,
-            header_style="bold" if terminal else "",
+            no_wrap=right,
+            header_style="bold",
         )
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
-    Console(width=None if terminal else PLAIN_WIDTH, highlight=False).print(table)
+        table.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(table)
+
+
+def _print_plainly(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """No column is cut: a program may read it."""
+    right = [column.startswith(">") for column in columns]
+    lines = [[column.removeprefix(">") for column in columns], *rows]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [
+            cell.rjust(width) if numbers else cell.ljust(width)
+            for cell, width, numbers in zip(line, widths, right, strict=True)
+        ]
+        print(" ".join(cells).rstrip())
 
 
 def describe_snapshot(snapshot: Snapshot) -> str:

@@ -16,7 +16,7 @@ SWITCH_INTERVAL_S = 0.0002
 
 # Objects made before the garbage collector looks at the young ones. Hardly anything here is
 # garbage in a circle, and 700, the default, costs a fifteenth of a first backup.
-COLLECTED_OBJECTS = 100_000
+COLLECTED_OBJECTS = 1_000_000
 
 
 def start_process() -> None:
