@@ -45,7 +45,7 @@ def select(entries: Entries, include: Sequence[str]) -> Batches | None:
                     folder, _ = split(folder)
     if not found:
         return None
-    first = min(found[0][0].as_py(), *above)
+    first = min([found[0][0].as_py(), *above])
     last = found[-1][-1].as_py()
     folders = pa.array(sorted(above), pa.binary())
 
