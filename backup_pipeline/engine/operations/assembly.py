@@ -14,7 +14,8 @@ from typing import Any, Self
 
 from backup_pipeline.engine.crypto import Buffer
 from backup_pipeline.engine.errors import BackupError
-from backup_pipeline.engine.operations.metadata import set_metadata
+from backup_pipeline.engine.folders import split
+from backup_pipeline.engine.operations.metadata import Found, found_of, set_metadata
 from backup_pipeline.engine.operations.rows import Row
 from backup_pipeline.engine.operations.target import Target
 from backup_pipeline.engine.operations.window import Window, pwrite_all
@@ -142,6 +143,8 @@ class Assembly:
         self._window = Window()
         self._windowed: _File | None = None
         self._open = 0
+        self._made_in = b""
+        self._made: dict[int, Found] = {}
         self.failed: set[bytes] = set()
 
     def begin(self, rows: Sequence[Row], sizes: Sequence[int], beside: Set[int]) -> None:
@@ -168,11 +171,15 @@ class Assembly:
             pieces: The file's number among those that were begun, where the piece lies in its
                 content, and the piece.
         """
-        rows = self._rows
+        rows, sizes, beside = self._rows, self._sizes, self._beside
         with Refusals(self._target, b"") as at:
             for number, place, content in pieces:
-                at.path = rows[number].path
-                self._put(number, place, content)
+                row = rows[number]
+                at.path = row.path
+                if len(content) == sizes[number] == row.size and number not in beside:
+                    self._put_whole(number, row, content)
+                else:
+                    self._put(number, place, content)
 
     def fail(self, number: int, reason: str) -> None:
         """Give a file up."""
@@ -207,6 +214,37 @@ class Assembly:
                 self._close(file)
         except OSError as error:
             self._cannot(file, error)
+
+    def _put_whole(self, number: int, row: Row, content: Buffer) -> None:
+        """Make a file that is whole at once, where nothing is: most are, and time tells."""
+        mode = self._first_mode(row)
+        try:
+            fd, name = self._target.create(row.path, beside=False, mode=mode)
+            try:
+                pwrite_all(fd, content, 0)
+                found = self._as_made(fd, row.path, mode)
+                notices = set_metadata(fd, row, found, owners=self._owners, fresh=True)
+            except BaseException:
+                self._target.remove(row.path, name)
+                raise
+            finally:
+                os.close(fd)
+        except OSError as error:
+            self._cannot(self._file(number), error)
+        else:
+            self._done(row, notices)
+
+    def _as_made(self, fd: int, path: bytes, mode: int) -> Found:
+        """Owner and mode of a file that was just made: as those of the one before, which was made
+        likewise in the same folder."""
+        folder, _ = split(path)
+        if folder != self._made_in:
+            self._made_in = folder
+            self._made.clear()
+        found = self._made.get(mode)
+        if found is None:
+            found = self._made[mode] = found_of(fd)
+        return found
 
     def _write(self, file: _File, at: int, content: Buffer) -> None:
         row = file.row
@@ -266,7 +304,9 @@ class Assembly:
         if self._windowed is file:
             self._windowed = None
             self._window.flush(file.fd)
-        notices = set_metadata(file.fd, file.row, owners=self._owners, fresh=True)
+        notices = set_metadata(
+            file.fd, file.row, found_of(file.fd), owners=self._owners, fresh=True
+        )
         self._close(file)
         assert file.name is not None
         self._target.move_in(file.row.path, file.name)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -27,9 +27,10 @@ from backup_pipeline.engine.format.pack import (
 from backup_pipeline.engine.operations.packing import thread_count
 from backup_pipeline.engine.repository import Repository
 
-__all__ = ["Content", "Fetch", "FetchedFrame", "FramePlan", "Piece", "contents", "open_frame"]
+__all__ = ["Content", "Fetch", "FetchedFrame", "Fetcher", "FramePlan", "Piece", "open_frame"]
 
-FETCH_BYTES = 8 * 1024 * 1024  # at most so much is read in one request, and so much unfolded
+FETCH_BYTES = 8 * 1024 * 1024  # at most so much is read in one request
+UNFOLDED_BYTES = 4 * 1024 * 1024  # of more than one frame
 GAP_BYTES = 64 * 1024  # frames this near to each other are read in one request
 
 
@@ -148,7 +149,7 @@ class FramePlan:
                 name != pack
                 or frame.offset > batch[-1].offset + batch[-1].stored + GAP_BYTES
                 or frame.offset + frame.stored - batch[0].offset > FETCH_BYTES
-                or raw + frame.raw > FETCH_BYTES
+                or raw + frame.raw > UNFOLDED_BYTES
             ):
                 yield _fetch(pack, batch)
                 batch, raw = [], 0
@@ -192,34 +193,37 @@ class Content(NamedTuple):
     lost: list[tuple[int, str]]
 
 
-def contents(repository: Repository, fetches: Iterable[Fetch]) -> Generator[Content]:
-    """Fetch, open and check what is wanted, some requests ahead, and in their order."""
-    count = thread_count()
-    opener = _Opener(repository)
-    coming: deque[Future[Content]] = deque()
-    with ThreadPoolExecutor(count, "fetch") as pool:
-        try:
-            for fetch in fetches:
-                coming.append(pool.submit(opener.open, fetch))
-                if len(coming) > count + 1:
-                    yield coming.popleft().result()
-            while coming:
-                yield coming.popleft().result()
-        finally:
-            for one in coming:
-                one.cancel()
+class Fetcher:
+    """Fetches, opens and checks what is wanted, some requests ahead of who uses it.
 
-
-class _Opener:
-    """Opens requests; for any number of threads."""
+    Args:
+        repository: Where it is.
+    """
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._identity_key = repository.keys.identity
         self._local = threading.local()
+        self._threads = thread_count()
+        self._pool = ThreadPoolExecutor(self._threads, "fetch")
 
-    def open(self, fetch: Fetch) -> Content:
-        """What came of a request; damage is noted, and not raised."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def contents(self, fetches: Iterable[Fetch]) -> Iterator[Content]:
+        """What came of each request, in their order; damage is noted, and not raised."""
+        coming: deque[Future[Content]] = deque()
+        for fetch in fetches:
+            coming.append(self._pool.submit(self._content, fetch))
+            if len(coming) > self._threads + 1:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+
+    def _content(self, fetch: Fetch) -> Content:
         content = Content([], [])
         self._open(fetch, content)
         return content

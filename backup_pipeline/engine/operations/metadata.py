@@ -9,19 +9,34 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from backup_pipeline.engine.operations.rows import Row
 
-__all__ = ["set_link_metadata", "set_metadata"]
+__all__ = ["Found", "found_of", "set_link_metadata", "set_metadata"]
 
 
-def set_metadata(fd: int, row: Row, *, owners: bool, fresh: bool) -> list[str]:
+class Found(NamedTuple):
+    """Owner and mode of something."""
+
+    uid: int
+    gid: int
+    mode: int
+
+
+def found_of(fd: int) -> Found:
+    """Owner and mode of what is open; raises ``OSError``."""
+    found = os.fstat(fd)  # looking takes a tenth of the time of setting what is set already
+    return Found(found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
+
+
+def set_metadata(fd: int, row: Row, found: Found, *, owners: bool, fresh: bool) -> list[str]:
     """Give a file or folder the metadata of a manifest's row.
 
     Args:
         fd: It, open.
         row: The row.
+        found: The owner and mode that it has.
         owners: Whether to set owners.
         fresh: Whether it was made just now, and has no attributes yet.
 
@@ -29,13 +44,12 @@ def set_metadata(fd: int, row: Row, *, owners: bool, fresh: bool) -> list[str]:
         What could not be set, one sentence each.
     """
     notices: list[str] = []
-    found = os.fstat(fd)  # looking takes a tenth of the time of setting what is set already
-    strange = owners and row.uid is not None and (row.uid, row.gid) != (found.st_uid, found.st_gid)
+    strange = owners and row.uid is not None and (row.uid, row.gid) != found[:2]
     if strange:
         _try(notices, "owner", os.chown, fd, row.uid, row.gid)
     if row.xattrs or not fresh:
         _set_xattrs(notices, fd, row.xattrs or [])
-    if row.mode is not None and (strange or row.xattrs or row.mode != stat.S_IMODE(found.st_mode)):
+    if row.mode is not None and (strange or row.xattrs or row.mode != found.mode):
         _try(notices, "mode", os.chmod, fd, row.mode)
     if row.mtime_ns is not None:
         times = (row.mtime_ns, row.mtime_ns)

@@ -24,8 +24,12 @@ from backup_pipeline.engine.format.manifest import BATCH_ROWS
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.manifest import printable
 from backup_pipeline.engine.operations.assembly import CANNOT_HOLD, Assembly, Refusals
-from backup_pipeline.engine.operations.frames import FramePlan, contents
-from backup_pipeline.engine.operations.metadata import set_link_metadata, set_metadata
+from backup_pipeline.engine.operations.frames import Fetcher, FramePlan
+from backup_pipeline.engine.operations.metadata import (
+    found_of,
+    set_link_metadata,
+    set_metadata,
+)
 from backup_pipeline.engine.operations.restore_plan import WITH_BYTES, Planner, Work
 from backup_pipeline.engine.operations.rows import Row, rows_of
 from backup_pipeline.engine.operations.selection import Batches, select
@@ -200,13 +204,13 @@ class _Restore:
         with at:
             planner.survey(self.batches())
         self.meter.enter("comparing" if result.dry_run else "writing")
-        with closing(ahead(self.batches())) as batches:
+        with closing(ahead(self.batches())) as batches, Fetcher(self.repository) as fetcher:
             for table in batches:
                 with at:
                     work = planner.plan(table)
                 self._count(work)
                 if not result.dry_run:
-                    self._write(work, table)
+                    self._write(work, table, fetcher)
         if not result.dry_run:
             self._finish()
         result.duration_s = self.meter.elapsed_s
@@ -238,7 +242,7 @@ class _Restore:
         result.replaced_files += work.replaced
         self.meter.add(sum(row.size for row in right), len(right))
 
-    def _write(self, work: Work, table: pa.Table) -> None:
+    def _write(self, work: Work, table: pa.Table, fetcher: Fetcher) -> None:
         """The folders of a batch, its files, what was right, and its links."""
         self.folders.append(table.filter(pc.equal(table.column("type"), "directory")))
         with Refusals(self.target, b"") as at:
@@ -253,7 +257,8 @@ class _Restore:
                 if folder != above:
                     self.target.make_folders_above(at.path)
                     above = folder
-        self._write_files(work, table.select(["chunks"]).take(pa.array(work.wanted, pa.int64())))
+        wanted = table.select(["chunks"]).take(pa.array(work.wanted, pa.int64()))
+        self._write_files(work, FramePlan(wanted), fetcher)
         with Refusals(self.target, b"") as at:
             for number in work.right:
                 row = work.rows[number]
@@ -264,18 +269,17 @@ class _Restore:
                     self._metadata(row, self.target.open_read(at.path))
             self._write_links(work, at)
 
-    def _write_files(self, work: Work, chunks: pa.Table) -> None:
-        plan, assembly = FramePlan(chunks), self.assembly
+    def _write_files(self, work: Work, plan: FramePlan, fetcher: Fetcher) -> None:
+        assembly = self.assembly
         rows = [work.rows[number] for number in work.wanted]
         beside = {place for place, number in enumerate(work.wanted) if number in work.in_place}
         try:
             assembly.begin(rows, plan.row_bytes, beside)
-            with closing(contents(self.repository, plan.fetches())) as found:
-                for content in found:
-                    assembly.put(content.pieces)
-                    for number, reason in content.lost:
-                        assembly.fail(number, reason)
-                    self.meter.add(sum(len(piece) for _, _, piece in content.pieces), 0)
+            for content in fetcher.contents(plan.fetches()):
+                assembly.put(content.pieces)
+                for number, reason in content.lost:
+                    assembly.fail(number, reason)
+                self.meter.add(sum(len(piece) for _, _, piece in content.pieces), 0)
         except BaseException:
             assembly.abandon()
             raise
@@ -338,6 +342,6 @@ class _Restore:
 
     def _metadata(self, row: Row, fd: int) -> None:
         try:
-            self._tell(row, set_metadata(fd, row, owners=self.owners, fresh=False))
+            self._tell(row, set_metadata(fd, row, found_of(fd), owners=self.owners, fresh=False))
         finally:
             os.close(fd)

@@ -106,7 +106,7 @@ class Planner:
         lists = _lists(table)
         work = Work(rows_of(table))
         for number, row in enumerate(work.rows):
-            there = self._lookup(row)
+            there = self._lookup(row) if self._target.existed else None
             if there is not None:
                 work.in_place.add(number)
             self._sort(work, lists, number, row, there)
