@@ -22,8 +22,8 @@ Inherited = Callable[[], Iterable[pa.ChunkedArray | pa.Array]]
 _PLACE_BYTES = 4 * len(PLACE_COLUMNS)
 _STORED = PLACE_COLUMNS.index("stored")
 _NOWHERE = bytes(_PLACE_BYTES)
-_RECENT_ROWS = 1 << 16
-_FILTER_BITS = 24
+_RECENT_ROWS = 1 << 14
+_SLOTS_PER_CHUNK = 16  # of the table of heads: one new chunk in 16 is looked up in vain
 
 
 class ChunkIndex:
@@ -127,7 +127,7 @@ class ChunkIndex:
         if row is not None or not self._runs:
             return row
         head = int.from_bytes(identity[:8], "little")
-        if not self._seen[head >> (64 - _FILTER_BITS)]:
+        if not self._seen[head & (len(self._seen) - 1)]:
             return None
         for run in self._runs:
             for row in run.rows_of(head):
@@ -143,10 +143,13 @@ class ChunkIndex:
             first = self._runs.pop().first
         ids = np.frombuffer(self._ids, "<u8").reshape(-1, ID_BYTES // 8)[first:end]
         self._runs.append(_Run(first, np.ascontiguousarray(ids[:, 0])))
-        if not self._seen:
-            self._seen = bytearray(1 << _FILTER_BITS)
+        slots = 1 << (end * _SLOTS_PER_CHUNK - 1).bit_length()
+        fresh = self._runs[-1:]
+        if slots > len(self._seen):
+            self._seen, fresh = bytearray(slots), self._runs
         seen = np.frombuffer(self._seen, np.uint8)
-        seen[self._runs[-1].heads >> np.uint64(64 - _FILTER_BITS)] = 1
+        for run in fresh:
+            seen[run.heads & np.uint64(len(seen) - 1)] = 1
 
     def _load_inherited(self, inherited: Inherited) -> None:
         """Enter the inherited chunks as they come; of one that comes twice, the first serves."""

@@ -70,7 +70,7 @@ def read_whole(
     try:
         count = os.readv(fd, (buffer,))
         found = os.fstat(fd)
-        xattrs = _xattrs(fd)
+        xattrs = _xattrs(fd) if os.listxattr(fd) else ()
     except OSError:
         return None
     finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
@@ -109,11 +108,8 @@ class FilesSource(Source):
             descriptor = self._tree.folders.descriptor(folder)
         except OSError:
             return None
-        began = time.perf_counter()
-        try:
-            return read_whole(descriptor, self._name or name, mtime_ns, ctime_ns, inode, buffer)
-        finally:
-            self._tree.coming.note(time.perf_counter() - began)
+        self._tree.coming.note()
+        return read_whole(descriptor, self._name or name, mtime_ns, ctime_ns, inode, buffer)
 
     def open(self, path: bytes, type: str, *, etag: str | None = None) -> FileReader:
         """Open one entry; never through a symbolic link at its end.
@@ -124,7 +120,7 @@ class FilesSource(Source):
         folder, name = split(path)
         assert self._tree is not None, "entries are opened after a scan"
         if type == "file":
-            self._tree.coming.note(0.0)
+            self._tree.coming.note()
         try:
             return FileReader(self._tree.folders.descriptor(folder), self._name or name, type)
         except OSError as error:

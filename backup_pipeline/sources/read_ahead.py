@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
 from collections.abc import Sequence
@@ -14,18 +15,25 @@ from backup_pipeline.engine.folders import Folders, split
 __all__ = ["ReadAhead"]
 
 WATCHED_FILES: Final = 256
-SLOW_S: Final = 40e-6
-"""A small file from the page cache takes 5 to 15 µs, one from a fast disk 60 µs and more."""
+WATCHED_READS: Final = 64
+"""How many of the watched files have to come from the disk, each with a read of its own, for it to
+be worth while to ask for those behind them."""
 
 FILES_AHEAD: Final = 256
 LARGEST_BYTES: Final = 1 << 20
+_COUNTS_READS = hasattr(resource, "RUSAGE_THREAD") and hasattr(os, "posix_fadvise")
 _POLL_S = 0.001
 _GIVE_UP_S = 10.0
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOATIME", 0)
 
 
+def _disk_reads() -> int:
+    """How many blocks this thread has had to read from a disk."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_inblock if _COUNTS_READS else 0
+
+
 class ReadAhead:
-    """Has the kernel fetch the next small files once reading them one by one is seen to be slow.
+    """Has the kernel fetch the next small files once those before them had to come from the disk.
 
     A disk serves many requests at once about as fast as one, and a reader that waits for each file
     makes one at a time. Where files come from memory this only watches.
@@ -38,7 +46,7 @@ class ReadAhead:
         self._root = root
         self._expected: list[bytes] = []
         self._read = 0
-        self._waited_s = 0.0
+        self._reads_before = 0
         self._slow = False
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -48,19 +56,17 @@ class ReadAhead:
         self.close()
         self._expected = [path for path, size, _ in files if 0 < size <= LARGEST_BYTES]
         self._read = 0
-        self._waited_s = 0.0
+        self._reads_before = _disk_reads()
         if self._slow:
             self._begin()
 
-    def note(self, waited_s: float) -> None:
-        """The reader came to one more file, and waited so many seconds for it."""
+    def note(self) -> None:
+        """The reader comes to one more file; called by the thread that reads them all."""
         self._read += 1
-        if self._slow or self._read > WATCHED_FILES:
-            return
-        self._waited_s += waited_s
-        if self._read == WATCHED_FILES and self._waited_s > SLOW_S * WATCHED_FILES:
-            self._slow = True
-            self._begin()
+        if self._read == WATCHED_FILES and not self._slow:
+            self._slow = _disk_reads() - self._reads_before >= WATCHED_READS
+            if self._slow:
+                self._begin()
 
     def close(self) -> None:
         """Ask for nothing more."""
@@ -71,9 +77,8 @@ class ReadAhead:
             self._stop.clear()
 
     def _begin(self) -> None:
-        if hasattr(os, "posix_fadvise"):
-            self._thread = threading.Thread(target=self._run, name="read ahead", daemon=True)
-            self._thread.start()
+        self._thread = threading.Thread(target=self._run, name="read ahead", daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:
         folders = Folders(self._root)

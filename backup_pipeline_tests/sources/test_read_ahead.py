@@ -11,9 +11,20 @@ from pathlib import Path
 import pytest
 
 from backup_pipeline.sources import read_ahead
-from backup_pipeline.sources.read_ahead import FILES_AHEAD, WATCHED_FILES, ReadAhead
+from backup_pipeline.sources.read_ahead import (
+    FILES_AHEAD,
+    WATCHED_FILES,
+    WATCHED_READS,
+    ReadAhead,
+)
 
-SLOW_S = 1e-3
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many blocks were read from the disk so far."""
+    blocks = [0]
+    monkeypatch.setattr(read_ahead, "_disk_reads", lambda: blocks[0])
+    return blocks
 
 
 @pytest.fixture
@@ -56,38 +67,40 @@ def wait_for(asked: list[str], count: int) -> None:
 
 
 def test_files_are_asked_for_near_the_reader_once_it_is_slow(
-    tmp_path: Path, ahead: ReadAhead, asked: list[str]
+    tmp_path: Path, ahead: ReadAhead, asked: list[str], disk: list[int]
 ) -> None:
     count = WATCHED_FILES + 2 * FILES_AHEAD + 100
     files = make_files(tmp_path, count)
     ahead.expect(files)
+    disk[0] += WATCHED_READS
     for _ in range(WATCHED_FILES - 1):
-        ahead.note(SLOW_S)
+        ahead.note()
     assert asked == []
-    ahead.note(SLOW_S)
+    ahead.note()
     wait_for(asked, FILES_AHEAD + 1)
     assert asked[0] == f"{WATCHED_FILES:05}"
     for _ in range(50):
-        ahead.note(0.0)
+        ahead.note()
     wait_for(asked, FILES_AHEAD + 51)
     for _ in range(count):
-        ahead.note(0.0)
+        ahead.note()
     wait_for(asked, count - WATCHED_FILES)
     ahead.expect(files[:10])  # a disk that was slow is slow from the next batch's first file on
     wait_for(asked, count - WATCHED_FILES + 10)
 
 
 def test_a_reader_that_does_not_wait_is_left_alone(
-    tmp_path: Path, ahead: ReadAhead, asked: list[str]
+    tmp_path: Path, ahead: ReadAhead, asked: list[str], disk: list[int]
 ) -> None:
     ahead.expect(make_files(tmp_path, 3 * WATCHED_FILES))
+    disk[0] += WATCHED_READS - 1
     for _ in range(3 * WATCHED_FILES):
-        ahead.note(1e-6)
+        ahead.note()
     assert asked == [] and not threads_ahead()
 
 
 def test_what_cannot_be_opened_is_passed_over_and_links_are_not_followed(
-    tmp_path: Path, ahead: ReadAhead, asked: list[str]
+    tmp_path: Path, ahead: ReadAhead, asked: list[str], disk: list[int]
 ) -> None:
     files = make_files(tmp_path, WATCHED_FILES + 20)
     ahead.expect(files)
@@ -95,19 +108,25 @@ def test_what_cannot_be_opened_is_passed_over_and_links_are_not_followed(
     first.unlink()
     second.unlink()
     second.symlink_to(last)
+    disk[0] += WATCHED_READS
     for _ in range(WATCHED_FILES):
-        ahead.note(SLOW_S)
+        ahead.note()
     wait_for(asked, 18)
     assert asked[0] == os.fsdecode(files[-18][0]).removeprefix("folder/")
 
 
 def test_a_reader_that_stops_is_not_waited_for(
-    tmp_path: Path, ahead: ReadAhead, asked: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    ahead: ReadAhead,
+    asked: list[str],
+    disk: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(read_ahead, "_GIVE_UP_S", 0.1)
     ahead.expect(make_files(tmp_path, WATCHED_FILES + 2 * FILES_AHEAD))
+    disk[0] += WATCHED_READS
     for _ in range(WATCHED_FILES):
-        ahead.note(SLOW_S)
+        ahead.note()
     wait_for(asked, FILES_AHEAD + 1)
     time.sleep(0.3)
     assert not threads_ahead()
@@ -115,3 +134,21 @@ def test_a_reader_that_stops_is_not_waited_for(
 
 def threads_ahead() -> list[str]:
     return [one.name for one in threading.enumerate() if one.name == "read ahead"]
+
+
+def test_reads_from_the_disk_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "cold"
+    path.write_bytes(os.urandom(1 << 20))
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        before = read_ahead._disk_reads()
+        os.pread(fd, 1 << 20, 0)
+        if read_ahead._disk_reads() == before:
+            pytest.skip("this file system is none of a disk")
+        before = read_ahead._disk_reads()
+        os.pread(fd, 1 << 20, 0)
+        assert read_ahead._disk_reads() == before
+    finally:
+        os.close(fd)

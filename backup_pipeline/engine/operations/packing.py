@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import os
 import queue
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 from blake3 import blake3
 
@@ -37,6 +39,7 @@ __all__ = ["READ_BUFFER_BYTES", "Member", "Packer", "thread_count"]
 
 PACK_TARGET_BYTES = 16 * 1024 * 1024
 READ_BUFFER_BYTES = 2 * 1024 * 1024
+NICENESS = 5
 _END = None
 
 Member = tuple[int, bytes]
@@ -46,6 +49,14 @@ Member = tuple[int, bytes]
 def thread_count() -> int:
     """How many threads do the work that leaves Python's lock."""
     return max(2, min(8, os.cpu_count() or 2))
+
+
+def _yield_to_readers() -> None:
+    """Let whoever reads the source go first where there are fewer processors than threads: there
+    is one reader, and all others wait for it."""
+    if hasattr(os, "setpriority") and sys.platform == "linux":  # elsewhere it is for a process
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + NICENESS)
 
 
 class _Buffers:
@@ -266,6 +277,7 @@ class Packer:
 
     def _work(self) -> None:
         compressor = Compressor()
+        _yield_to_readers()
         while (item := self._tasks.get()) is not None:
             number, task = item
             try:

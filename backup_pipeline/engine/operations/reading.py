@@ -22,6 +22,7 @@ from backup_pipeline.sources.base import GOOD, TORN, Details, Reader, Source, Un
 __all__ = ["EntryReader", "chunk_column", "with_names"]
 
 MOST_TRIES = 3
+METERED_BYTES = 1024 * 1024
 SOLID_BUFFER_BYTES = SOLID_TARGET_BYTES + SOLID_LIMIT_BYTES
 
 # Chunks while a run is under way: packs by number, for their names are not known yet.
@@ -110,6 +111,7 @@ class EntryReader:
             ]
         )
         pending = _Pending(rows, older, [], [], {}, None)
+        done_bytes = done_entries = 0
         for number, entry in enumerate(entries):
             content: list[int] | None = None
             details: Details | None = None
@@ -122,7 +124,12 @@ class EntryReader:
                     pending.states[number] = (error.state, error.reason)
             pending.contents.append(content)
             pending.details.append(details)
-            self._meter.add(entry[3] if entry[1] in _WITH_BYTES else 0, 1)
+            done_entries += 1
+            if entry[1] in _WITH_BYTES:
+                done_bytes += entry[3]
+            if done_bytes >= METERED_BYTES or number == len(entries) - 1:
+                self._meter.add(done_bytes, done_entries)
+                done_bytes = done_entries = 0
         self._note_problems(rows, pending.states)
         pending.last_task = None if self._members else self._packer.submitted
         self._pending.append(pending)
