@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -31,6 +32,7 @@ __all__ = ["Content", "Fetch", "FetchedFrame", "Fetcher", "FramePlan", "Piece", 
 
 FETCH_BYTES = 8 * 1024 * 1024  # at most so much is read in one request
 UNFOLDED_BYTES = 4 * 1024 * 1024  # of more than one frame
+_PLACE = itemgetter(0, 1)
 GAP_BYTES = 64 * 1024  # frames this near to each other are read in one request
 
 
@@ -185,7 +187,8 @@ class Content(NamedTuple):
     """What came of a request.
 
     Attributes:
-        pieces: Row, place in the row's content, and the bytes, which are those of the chunk's id.
+        pieces: Row, place in the row's content, and the bytes, which are those of the chunk's id;
+            in this order, for neighbours are written at once.
         lost: Rows that cannot be whole any more, and why.
     """
 
@@ -226,6 +229,7 @@ class Fetcher:
     def _content(self, fetch: Fetch) -> Content:
         content = Content([], [])
         self._open(fetch, content)
+        content.pieces.sort(key=_PLACE)
         return content
 
     def _open(self, fetch: Fetch, content: Content) -> None:
