@@ -75,7 +75,7 @@ def measure(command: Command, log: Path) -> Measured:
     subprocess.run(
         [sys.executable, "-I", "-S", str(launcher), str(report), str(log), *command.argv],
         cwd=command.cwd,
-        env={**os.environ, **command.environ},
+        env=_environment(command),
         check=True,
     )
     measured = json.loads(report.read_text())
@@ -84,6 +84,13 @@ def measure(command: Command, log: Path) -> Measured:
         tail = log.read_text(errors="replace")[-2000:]
         raise ToolFailed(f"{' '.join(command.argv[:3])} … exited with {code}:\n{tail}")
     return Measured(**measured)
+
+
+def _environment(command: Command) -> dict[str, str]:
+    """As a user has it: without what makes Python compile a program anew at each start."""
+    unusual = {"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONPROFILEIMPORTTIME"}
+    usual = {name: value for name, value in os.environ.items() if name not in unusual}
+    return {**usual, **command.environ}
 
 
 def tree_files(root: Path) -> Iterator[str]:
