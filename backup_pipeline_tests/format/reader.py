@@ -456,7 +456,8 @@ class Repository:
         said = json.loads(file.metadata.metadata[b"backup_pipeline"])
         if said["format"] != 1 or said["read"]:
             raise Later("segment")
-        return file.read().to_pylist()
+        # Threads of pyarrow that still run when the interpreter ends may abort it.
+        return file.read(use_threads=False).to_pylist()
 
     def entries(self, snapshot: dict[str, Any]) -> list[dict[str, Any]]:
         """The entries of a snapshot, by path."""
