@@ -207,7 +207,7 @@ class Fetcher:
         self._repository = repository
         self._identity_key = repository.keys.identity
         self._local = threading.local()
-        self._threads = thread_count()
+        self._threads = max(thread_count(), repository.store.readers)
         self._pool = ThreadPoolExecutor(self._threads, "fetch")
 
     def __enter__(self) -> Self:

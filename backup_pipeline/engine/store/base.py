@@ -142,10 +142,12 @@ class Store(ABC):
     Attributes:
         url: The store as shown in messages; never holds a secret.
         writers: How many large objects are best written at once.
+        readers: How many requests are best under way at once, where each has far to go.
     """
 
     url: str
     writers: int = 2
+    readers: int = 1
 
     @abstractmethod
     def put(self, name: str, content: Content) -> None:

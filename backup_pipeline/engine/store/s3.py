@@ -79,6 +79,9 @@ class S3Store(Store):
         settings: Bucket, prefix, server and credentials.
     """
 
+    writers = 4  # a connection carries some 50 to 100 MB/s
+    readers = 6
+
     def __init__(self, settings: S3Settings) -> None:
         self.settings = settings
         self.url = settings.url

@@ -28,6 +28,7 @@ class WrappedStore(Store):
         self.inner = inner
         self.url = inner.url
         self.writers = inner.writers
+        self.readers = inner.readers
 
     def put(self, name: str, content: Content) -> None:
         self._begin("put", name, size_of(content))
