@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from backup_pipeline.engine.format.record import Snapshot
     from backup_pipeline.engine.repository import Repository
 
-__all__ = ["Entries", "SegmentRows", "Segments", "ahead"]
+__all__ = ["CHECKED_COLUMNS", "Entries", "SegmentRows", "Segments", "ahead"]
 
-_CHECKED = frozenset({"path", "type", "state", "size", "holes", "chunks"})
+CHECKED_COLUMNS = ("path", "type", "state", "size", "holes", "chunks")
+"""Where all of these are read, all that rows say is held against one another."""
 
 T = TypeVar("T")
 
@@ -169,7 +170,9 @@ class _CheckedRows:
         self, columns: Sequence[str] | None, first: bytes = b"", last: bytes | None = None
     ) -> Iterator[pa.Table]:
         before = b""
-        check = check_rows if columns is None or set(columns) >= _CHECKED else check_paths
+        check = (
+            check_rows if columns is None or set(columns) >= set(CHECKED_COLUMNS) else check_paths
+        )
         for rows in self._file.batches(columns, first, last):
             check(rows, self._name)
             paths = rows.column("path")

@@ -216,14 +216,13 @@ def decode_index(
         columns.append(_from_u32s(plain[place : place + 4 * count]))
         place += 4 * count
     stored, raw, members, sizes = columns
+    ids = bytes(plain[place : place + ID_BYTES * member_count])
+    listed = [ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)]
     frames: list[Frame] = []
     offset, member = FRAMES_START, 0
     for ordinal in range(frame_count):
         last = member + members[ordinal]
-        content = tuple(
-            (sizes[i], bytes(plain[place + ID_BYTES * i : place + ID_BYTES * (i + 1)]))
-            for i in range(member, min(last, member_count))
-        )
+        content = tuple(zip(sizes[member:last], listed[member:last], strict=True))
         frame = Frame(ordinal, offset, stored[ordinal], raw[ordinal], content)
         if (
             last > member_count

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import zstandard
 from blake3 import blake3
 
@@ -20,19 +19,23 @@ from backup_pipeline.engine.format.pack import (
     FRAMES_START,
     MOST_PACK_BYTES,
     RUN_BYTES,
-    PackIndex,
+    Frame,
     decode_index,
     index_range,
 )
 from backup_pipeline.engine.format.record import Segment, Snapshot
 from backup_pipeline.engine.operations.frames import open_frame
 from backup_pipeline.engine.operations.packing import thread_count
+from backup_pipeline.engine.operations.references import Numbers, References, holds
 from backup_pipeline.engine.progress import Meter, Report
 from backup_pipeline.engine.repository import Repository
+from backup_pipeline.engine.segments import CHECKED_COLUMNS
+from backup_pipeline.engine.store.direct import aligned_buffer
 
 __all__ = ["VerifyReport", "verify"]
 
 MOST_DAMAGE = 200
+BUFFER_BYTES = 18 << 20  # of a pack as this version writes it; what is not touched costs nothing
 
 
 @dataclass(slots=True)
@@ -99,11 +102,19 @@ def verify(
 
 @dataclass(slots=True)
 class _Pack:
-    """A pack that is needed, and what is needed of it."""
+    """A pack that is needed, and what is needed of it.
+
+    Attributes:
+        name: Its name.
+        end: Where the last frame that is needed ends.
+        references: What manifests place in it.
+        snapshots: Who needs it.
+        size: Its bytes, once they are known.
+    """
 
     name: bytes
     end: int
-    chunks: pa.StructArray
+    references: Callable[[], dict[str, Numbers]]
     snapshots: list[str]
     size: int = 0
 
@@ -146,7 +157,7 @@ class _Verify:
         chosen = self._choose(present)
         self.meter.total_bytes = sum(pack.size for pack in chosen)
         self.meter.enter("reading packs")
-        with ThreadPoolExecutor(thread_count()) as pool:
+        with ThreadPoolExecutor(thread_count() + 1) as pool:  # one of them waits for the medium
             for _ in pool.map(self._read, chosen):
                 pass
         result.packs_checked = len(chosen)
@@ -193,31 +204,21 @@ class _Verify:
                 segments[segment.name] = segment
                 needing.setdefault(segment.name, []).append(snapshot.id)
         self.result.segments = len(segments)
-        pieces: list[tuple[pa.StructArray, list[str]]] = []
+        references = References()
         for name, segment in segments.items():
             try:
-                rows = self.repository.segment(segment)
+                references.add(self._chunks(segment), needing[name])
             except DamageError as error:
                 self._damage(self.repository.segment_path(name), error.message, needing[name])
-                continue
-            pieces.append((rows.column("chunks").combine_chunks().flatten(), needing[name]))
-        if not pieces:
-            return []
-        flat = pa.concat_arrays([chunks for chunks, _ in pieces])
-        owner = np.repeat(np.arange(len(pieces)), [len(chunks) for chunks, _ in pieces])
-        names = flat.field("pack").dictionary_encode()
-        number = names.indices.to_numpy(zero_copy_only=False)
-        order = np.argsort(number, kind="stable")
-        bounds = np.searchsorted(number[order], np.arange(len(names.dictionary) + 1))
-        ends = flat.field("offset").to_numpy().astype(np.int64) + flat.field("stored").to_numpy()
-        packs: list[_Pack] = []
-        for i, name in enumerate(names.dictionary.to_pylist()):
-            rows = order[bounds[i] : bounds[i + 1]]
-            users = {one for part in np.unique(owner[rows]) for one in pieces[int(part)][1]}
-            packs.append(
-                _Pack(name, int(ends[rows].max()), flat.take(pa.array(rows)), sorted(users))
-            )
-        return packs
+        return [
+            _Pack(name, end, partial(references.of, number), snapshots)
+            for number, (name, end, snapshots) in enumerate(references.packs())
+        ]
+
+    def _chunks(self, segment: Segment) -> list[Any]:
+        """All chunks of a segment, which is read and checked."""
+        batches = self.repository.segments.rows(segment).batches(CHECKED_COLUMNS)
+        return [rows.column("chunks").combine_chunks().flatten() for rows in batches]
 
     def _look_for(self, packs: Sequence[_Pack]) -> list[_Pack]:
         """Presence and size of all packs, by listing each run's folder once."""
@@ -268,7 +269,7 @@ class _Verify:
         self.meter.add(pack.size, 1)
 
     def _read_pack(self, pack: _Pack, path: str) -> None:
-        content = memoryview(self.repository.store.get(path))
+        content = self._content(path, pack.size)
         if hashlib.sha256(content).digest() != pack.name[RUN_BYTES:]:
             raise DamageError("its bytes do not match its name")
         start = content[:FRAMES_START]
@@ -277,43 +278,40 @@ class _Verify:
             self.repository.keys, start, content[offset : offset + length], offset, path
         )
         sealer = self.repository.pack_sealer(pack.name, start)
-        decompressor = getattr(self.local, "zstd", None)
-        if decompressor is None:
-            decompressor = self.local.zstd = zstandard.ZstdDecompressor()
-        key = self.repository.keys.identity
         for frame in index.frames:
             sealed = content[frame.offset : frame.offset + frame.stored]
-            raw = memoryview(
-                open_frame(
-                    self.repository,
-                    sealer,
-                    pack.name,
-                    sealed,
-                    frame.ordinal,
-                    frame.raw,
-                    decompressor,
-                )
+            raw = open_frame(
+                self.repository,
+                sealer,
+                pack.name,
+                sealed,
+                frame.ordinal,
+                frame.raw,
+                self._decompressor(),
             )
-            inner = 0
-            for size, identity in frame.members:
-                if blake3(raw[inner : inner + size], key=key).digest() != identity:
-                    raise DamageError(f"frame {frame.ordinal} holds a chunk with another id")
-                inner += size
-        _check_references(pack.chunks, index, path)
+            self._check_members(frame, memoryview(raw))
+        if not holds(index, pack.references()):
+            raise DamageError(f"{path} lacks a chunk that a snapshot places there")
 
+    def _content(self, path: str, size: int) -> memoryview:
+        """All of a pack, in memory that is this thread's and used again."""
+        buffer: memoryview | None = getattr(self.local, "buffer", None)
+        if buffer is None or len(buffer) < size:
+            buffer = self.local.buffer = aligned_buffer(max(size, BUFFER_BYTES))
+        self.repository.store.get_into(path, 0, buffer[:size])
+        return buffer[:size]
 
-def _check_references(chunks: pa.StructArray, index: PackIndex, path: str) -> None:
-    """Every chunk that a manifest places in this pack is there as the manifest says."""
-    held: set[tuple[int, int, int, int, int, int, bytes]] = set()
-    for frame in index.frames:
+    def _decompressor(self) -> zstandard.ZstdDecompressor:
+        found = getattr(self.local, "zstd", None)
+        if found is None:
+            found = self.local.zstd = zstandard.ZstdDecompressor()
+        return found
+
+    def _check_members(self, frame: Frame, raw: memoryview) -> None:
+        key = self.repository.keys.identity
         inner = 0
         for size, identity in frame.members:
-            held.add((frame.ordinal, frame.offset, frame.stored, frame.raw, inner, size, identity))
-            inner += size
-    columns = (
-        chunks.field(name).to_pylist()
-        for name in ("ordinal", "offset", "stored", "raw", "inner", "size", "id")
-    )
-    for reference in zip(*columns, strict=True):
-        if reference not in held:
-            raise DamageError(f"{path} lacks a chunk that a snapshot places there")
+            end = inner + size
+            if blake3(raw[inner:end], key=key).digest() != identity:
+                raise DamageError(f"frame {frame.ordinal} holds a chunk with another id")
+            inner = end
