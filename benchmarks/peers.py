@@ -52,6 +52,10 @@ class Restic:
         """List what is stored."""
         return self._command("snapshots")
 
+    def idle(self) -> list[Command]:
+        """A listing."""
+        return [self.snapshots()]
+
     def verify(self) -> Command:
         """Read and check all that is stored."""
         return self._command("check", "--read-data")
@@ -100,6 +104,10 @@ class Borg:
     def snapshots(self) -> Command:
         """List what is stored."""
         return self._command("list")
+
+    def idle(self) -> list[Command]:
+        """A listing."""
+        return [self.snapshots()]
 
     def verify(self) -> Command:
         """Read and check all that is stored."""
@@ -153,6 +161,10 @@ class Rclone:
     def snapshots(self) -> None:
         """It has none."""
         return
+
+    def idle(self) -> list[Command]:
+        """What it says it is."""
+        return [self._command("version")]
 
     def verify(self) -> Command:
         """Read all that is stored and compare it with the source; it has no other way."""

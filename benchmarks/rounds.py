@@ -184,7 +184,7 @@ class Bench:
         return os.path.relpath(found[len(found) // 2], self.source)
 
     def _warm(self, row: str, tool: Tool) -> None:
-        """Read what a row will read, just before it.
+        """Read what a row will read, just before it, and have the program in memory.
 
         Once per round would not do: a slow tool's row gives a machine that is sparing with its
         page cache the time to forget what the next tool needs.
@@ -193,6 +193,21 @@ class Bench:
         if self.spec.warm and row in _READ_SOURCE:
             _read_all(self.source)
         _read_all(place.home if place.server is None else place.server.folder)
+        for command in tool.idle():
+            _run_quietly(command)
+
+
+def _run_quietly(command: Command) -> None:
+    """Run what is not measured; before the first backup there may be nothing to list."""
+    subprocess.run(
+        command.argv,
+        cwd=command.cwd,
+        env={**os.environ, **command.environ},
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def _read_all(folder: Path) -> None:

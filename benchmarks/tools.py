@@ -50,6 +50,10 @@ class Tool(Protocol):
         """List what is stored; None where it has no such thing."""
         ...
 
+    def idle(self) -> list[Command]:
+        """What changes nothing and is not measured, but has the program in memory."""
+        ...
+
     def verify(self) -> Command:
         """Read and check all that is stored."""
         ...
@@ -116,6 +120,11 @@ class Ours:
     def snapshots(self) -> Command:
         """List what is stored."""
         return self._command("snapshots")
+
+    def idle(self) -> list[Command]:
+        """A listing, and the libraries that it does without."""
+        libraries = [sys.executable, "-c", "import pyarrow.compute, pyarrow.parquet"]
+        return [self.snapshots(), Command(libraries, self._place.home, {})]
 
     def verify(self) -> Command:
         """Read and check all that is stored."""
