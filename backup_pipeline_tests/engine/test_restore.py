@@ -163,6 +163,42 @@ def test_globs_bring_the_folders_above_with_their_metadata_and_nothing_else(
             restore(repository, snapshot, tmp_path / "d", include=[bad])
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_a_manifest_of_many_batches_restores_as_one_of_one(
+    source: Path,
+    repository: Repository,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: int,
+) -> None:
+    (source / "many").mkdir()
+    for number in range(30):
+        (source / "many" / f"{number}").write_text(f"{number}")
+    back_up(repository, source)
+    (source / "data" / "deep" / "er" / "small.csv").unlink()
+    (source / "readme").write_text("read me again")
+    (source / "zoo").write_text("new")
+    os.link(source / "data" / "large.bin", source / "data" / "z also large.bin")
+    snapshot = back_up(repository, source)
+    assert len(snapshot.segments) > 1
+    monkeypatch.setattr(format_manifest, "BATCH_ROWS", rows)
+    wanted = groups(state_of(source))
+    (tmp_path / "target").mkdir()
+    for written in (36, 0):
+        report = told_and_done(repository, snapshot, tmp_path / "target")
+        assert (report.written_files, report.files, report.entries) == (written, 36, 41)
+        assert groups(state_of(tmp_path / "target")) == wanted
+    (tmp_path / "target" / "zoo").unlink()
+    (tmp_path / "target" / "zoo").mkdir()  # in the way, in the last batch
+    (tmp_path / "target" / "empty").unlink()
+    before = state_of(tmp_path / "target")
+    with pytest.raises(BackupError, match="in the way"):
+        restore(repository, snapshot, tmp_path / "target")
+    assert state_of(tmp_path / "target") == before
+    restore(repository, snapshot, tmp_path / "some", include=["data/z*", "zoo"])
+    assert set(state_of(tmp_path / "some")) == {b"data", b"data/z also large.bin", b"zoo"}
+
+
 def in_the_way(target: Path, case: str) -> None:
     match case:
         case "a file where a folder belongs":

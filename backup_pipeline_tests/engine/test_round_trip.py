@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from backup_pipeline.engine.errors import BackupError, StoreUnavailable
+from backup_pipeline.engine.format import manifest as format_manifest
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.operations.diff import diff
 from backup_pipeline.engine.operations.drill import drill
@@ -178,6 +179,7 @@ def test_every_snapshot_of_every_tier_restores_to_the_state_it_was_made_of(
 ) -> None:
     with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "BATCH_ROWS", batch_rows)
+        patch.setattr(format_manifest, "BATCH_ROWS", batch_rows)
         top = Path(scratch)
         (top / "source").mkdir()
         tree = Tree(top / "source")

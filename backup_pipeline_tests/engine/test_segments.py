@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backup_pipeline.engine.errors import DamageError
+from backup_pipeline.engine.format import manifest as format_manifest
 from backup_pipeline.engine.format.manifest import (
     BATCH_ROWS,
     MOST_SEGMENTS,
@@ -93,6 +94,26 @@ def test_a_snapshots_entries_come_in_batches_of_the_columns_that_are_wanted() ->
     columns = ["path", "type", "size"]
     some = pa.concat_tables(entries.batches(columns))
     assert some.equals(whole.select(columns))
+
+
+def test_of_a_range_of_paths_no_more_is_read_than_the_row_groups_it_lies_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(format_manifest, "_ROW_GROUP_ROWS", 10)
+    repository = make_repository(MemoryStore())
+    paths = [b"%03d" % number for number in range(100)]
+    segment = repository.put_segment(rows_of(dict.fromkeys(paths, 1)))
+    entries = repository.segments.entries(cast("Any", SimpleNamespace(segments=[segment])))
+    for first, last, read in (
+        (b"035", b"041", paths[30:50]),
+        (b"039", b"040", paths[30:50]),
+        (b"09", None, paths[90:]),
+        (b"", b"000", paths[:10]),
+        (b"", None, paths),
+        (b"1", None, []),
+    ):
+        batches = entries.batches(("path", "type"), first=first, last=last)
+        assert [path for rows in batches for path in rows["path"].to_pylist()] == read
 
 
 def test_rows_out_of_order_are_refused_also_between_batches() -> None:
