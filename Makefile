@@ -42,6 +42,12 @@ ui: $(STAMP) ## open Dagster on some sixty seeded days, on http://127.0.0.1:3000
 test: $(STAMP) browser ## run the tests, two at a time
 	@$(BIN)/python -m pytest -q -rs -n $(TEST_WORKERS) --dist loadgroup $(TEST_ARGS)
 
+.PHONY: reliability
+reliability: $(STAMP) browser ## run the tests, and write what they prove into docs/reliability.md
+	@mkdir -p .reliability
+	@$(BIN)/python -m pytest -q -rs -n $(TEST_WORKERS) --dist loadgroup --junitxml .reliability/run.xml $(TEST_ARGS); \
+	  $(BIN)/python -m benchmarks.reliability .reliability/run.xml
+
 .PHONY: lint
 lint: $(STAMP) ## style, types and the direction of imports
 	@$(BIN)/ruff check .

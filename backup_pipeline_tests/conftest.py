@@ -1,4 +1,4 @@
-"""Fixtures for all tests: real S3 servers on 127.0.0.1."""
+"""Fixtures for all tests: real S3 servers on 127.0.0.1, and the counting of cases."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from backup_pipeline.s3_server import S3Server
+from backup_pipeline_tests.promises import cases, pytest_collection_modifyitems
+
+__all__ = ["cases", "pytest_collection_modifyitems"]
 
 
 @pytest.fixture(autouse=True)

@@ -99,6 +99,7 @@ def faults(verb: Literal["write", "get", "list"]) -> Iterator[tuple[int, When]]:
             yield number, "after"
 
 
+@pytest.mark.promise("committed")
 @pytest.mark.parametrize("verb", ["write", "get", "list"])
 @pytest.mark.parametrize("way", ["full", "incremental", "copy", "resealing copy"])
 def test_a_store_that_dies_at_any_request_loses_nothing_that_was_committed(
@@ -202,6 +203,7 @@ def kill_when(ready: Callable[[], bool], *arguments: Path) -> bool:
         child.wait()
 
 
+@pytest.mark.promise("committed")
 @pytest.mark.parametrize("way", ["backup", "copy"])
 def test_a_process_that_is_killed_costs_only_what_it_had_not_finished(
     source: Path, tmp_path: Path, way: str

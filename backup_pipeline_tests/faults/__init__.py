@@ -1,0 +1,1 @@
+"""Rigs that break storage on purpose; see docs/reliability.md for what they prove."""
