@@ -350,8 +350,9 @@ def test_damage_is_found_named_and_put_right_from_another_tier(shell: Shell) -> 
     assert damage["snapshots"] == [shell.snapshot()["id"]]
     told = shell("verify", "--tier", "local")
     assert (told.code, "DAMAGED" in told.out) == (1, True)
-    broken = shell("restore", "--tier", "local", "--to", "broken", "--json")
-    assert broken.code == 1
+    helped = shell.good("restore", "--tier", "local", "--to", "helped", "--json").json
+    assert (helped["damaged_packs"], list(helped["elsewhere"])) == (1, ["cloud"])
+    assert "had from tier cloud" in shell.good("restore", "--tier", "local", "--to", "again").out
     assert shell.good("restore", "--tier", "cloud", "--to", "back", "--json").json["ok"]
     day = TODAY.isoformat()
     shell.good("copy", "--from", "cloud", "--to", "local", "--day", day, "--kind", "full")

@@ -120,3 +120,25 @@ def test_entries_without_bytes_are_recorded_and_told(scene: Scene) -> None:
     told = [notice for notice in result.notices if "recorded and skipped" in notice]
     assert told[0] == "queue-00 is recorded and skipped: a fifo has no bytes to keep"
     assert told[10:] == ["2 more entries are recorded and skipped"]
+
+
+def test_a_restore_has_from_another_tier_what_its_own_lost(scene: Scene) -> None:
+    cloud = {"name": "cloud", "every": "day", "kind": "full"}
+    scene.runner(LOCAL, cloud).copy(DATASET, from_tier="local", to_tier="cloud")
+    for path in stored(scene, "packs/*/*"):
+        path.unlink()
+    report = scene.runner(LOCAL, cloud).restore(DATASET, scene.root / "out", tier="local")
+    assert report.ok and (scene.root / "out" / "a.txt").read_text() == "two"
+    assert report.elsewhere == {"cloud": 3} and report.damaged_packs == 1
+    assert any("is missing; its content is sought elsewhere" in one for one in report.notices)
+
+
+def test_a_tier_that_cannot_be_opened_does_not_keep_another_from_a_restore(scene: Scene) -> None:
+    cloud = {"name": "cloud", "every": "day", "kind": "full"}
+    scene.runner(LOCAL, cloud).copy(DATASET, from_tier="local", to_tier="cloud")
+    shutil.rmtree(stored(scene, "keys")[0])
+    report = scene.runner(LOCAL, cloud).restore(DATASET, scene.root / "out")
+    assert report.ok and report.tier == "cloud"
+    assert any("lost its key sets" in notice for notice in report.notices)
+    with pytest.raises(DamageError, match="lost its key sets"):
+        scene.runner(LOCAL, cloud).restore(DATASET, scene.root / "out", tier="local")

@@ -83,14 +83,19 @@ def _show_restore(report: RestoreReport) -> None:
         f" already right: {count(report.skipped_files, 'file')};"
         f" replaced: {count(report.replaced_files, 'file')}"
     )
+    for tier, size_bytes in report.elsewhere.items():
+        where = "other packs of tier" if tier == report.tier else "tier"
+        print(f"  had from {where} {tier}, for damaged packs: {human_bytes(size_bytes)}")
     for notice in report.notices[:SHOWN_LINES]:
         print(f"  note: {notice}")
+    if report.damaged_packs:
+        print(f"  {count(report.damaged_packs, 'pack')} damaged in tier {report.tier}")
     if report.ok:
         return
     print(f"  NOT RESTORED: {count(report.damage_count, 'entry', 'entries')}")
     for one in report.damage[:SHOWN_LINES]:
         print(f"    {one['path']}: {one['reason']}")
-    print("  another tier may have them whole: try the same with --tier")
+    print("  no tier that could be asked has them whole; `backup-pipeline snapshots` lists others")
 
 
 @verb(bare=True, content=True)

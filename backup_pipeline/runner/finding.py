@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, tzinfo
 from typing import TYPE_CHECKING, Self
 
-from backup_pipeline.engine.errors import NotFound, StoreError, UsageError
+from backup_pipeline.engine.errors import DamageError, NotFound, StoreError, UsageError
 from backup_pipeline.runner.days import describe_days, is_good, rank
 from backup_pipeline.runner.places import OpenStores, Place
 
@@ -106,19 +106,19 @@ class Finder(ABC):
     def repositories(self, dataset: str, tier: str | None = None) -> list[Repository]:
         """A dataset's repositories that are there and in reach, in the tiers' order.
 
-        A store out of reach is an error where its tier was named or nothing else was found; else
-        it is a notice.
+        A store out of reach, or a repository too damaged to be opened, is an error where its tier
+        was named or nothing else was found; else it is a notice.
 
         Raises:
-            StoreError: See above.
+            StoreError, DamageError: See above.
             WrongKey: A store is there and none of the keys opens it.
         """
         found: list[Repository] = []
-        failures: list[StoreError] = []
+        failures: list[StoreError | DamageError] = []
         for place in self.places(dataset, tier):
             try:
                 repository = place.find()
-            except StoreError as error:
+            except (StoreError, DamageError) as error:
                 failures.append(error)
                 continue
             if repository is not None:
@@ -127,7 +127,8 @@ class Finder(ABC):
         if failures and (tier is not None or not found):
             raise failures[0]
         for failure in failures:
-            self._notice(f"out of reach, left out: {failure.message}")
+            what = "out of reach" if isinstance(failure, StoreError) else "damaged"
+            self._notice(f"{what}, left out: {failure.message}")
         return found
 
     def _notice_losses(self, place: Place, repository: Repository) -> None:

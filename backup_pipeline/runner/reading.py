@@ -10,7 +10,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backup_pipeline.engine.errors import NotFound, UsageError
+from backup_pipeline.engine.errors import BackupError, NotFound, UsageError
 from backup_pipeline.runner.days import is_good
 from backup_pipeline.runner.finding import Finder
 
@@ -115,6 +115,8 @@ class Reader(Finder):
     ) -> RestoreReport:
         """Write one snapshot, or the globs of it, below a directory.
 
+        What is missing or damaged in its tier is had from the others, pack by pack.
+
         Args:
             dataset: The dataset's key.
             to: The directory; made where it is not there.
@@ -127,6 +129,7 @@ class Reader(Finder):
             DamageError: What is stored is not what was backed up.
         """
         repository, found = self.find(dataset, tier=tier, day=day, at=at, snapshot=snapshot)
+        from backup_pipeline.engine.operations.donors import Donors
         from backup_pipeline.engine.operations.restore import restore
 
         report = restore(
@@ -135,6 +138,7 @@ class Reader(Finder):
             Path(to),
             include=tuple(include),
             dry_run=dry_run,
+            donors=Donors(repository, lambda: self._siblings(dataset, repository)),
             report=self._report,
         )
         if not is_good(found):
@@ -144,6 +148,21 @@ class Reader(Finder):
         for notice in self.notices:
             report.notice(notice)
         return report
+
+    def _siblings(self, dataset: str, repository: Repository) -> list[Repository]:
+        """The dataset's repositories in other tiers; those that cannot be asked are noted."""
+        found: list[Repository] = []
+        for place in self.places(dataset):
+            if place.tier == repository.tier:
+                continue
+            try:
+                sibling = place.find()
+            except BackupError as error:
+                self._notice(f"tier {place.tier} could not be asked: {error.message}")
+                continue
+            if sibling is not None:
+                found.append(sibling)
+        return found
 
     def verify(
         self,

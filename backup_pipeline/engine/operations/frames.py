@@ -18,7 +18,13 @@ from blake3 import blake3
 
 from backup_pipeline.engine.chunker import decompress
 from backup_pipeline.engine.crypto import Buffer, Sealer
-from backup_pipeline.engine.errors import DamageError, ObjectMissing
+from backup_pipeline.engine.errors import (
+    BackupError,
+    DamageError,
+    ObjectMissing,
+    StoreError,
+    StoreUnavailable,
+)
 from backup_pipeline.engine.format.pack import (
     FRAMES_START,
     ID_BYTES,
@@ -28,12 +34,22 @@ from backup_pipeline.engine.format.pack import (
 from backup_pipeline.engine.operations.packing import thread_count
 from backup_pipeline.engine.repository import Repository
 
-__all__ = ["Content", "Fetch", "FetchedFrame", "Fetcher", "FramePlan", "Piece", "open_frame"]
+__all__ = [
+    "Content",
+    "Fetch",
+    "FetchedFrame",
+    "Fetcher",
+    "FramePlan",
+    "Loss",
+    "Piece",
+    "open_frame",
+]
 
 FETCH_BYTES = 8 * 1024 * 1024  # at most so much is read in one request
 UNFOLDED_BYTES = 4 * 1024 * 1024  # of more than one frame
 _PLACE = itemgetter(0, 1)
 GAP_BYTES = 64 * 1024  # frames this near to each other are read in one request
+MOST_FAILURES = 3  # of requests one after another; the store is not asked any more then
 
 
 class Piece(NamedTuple):
@@ -183,17 +199,35 @@ def _fetch(pack: bytes, frames: list[FetchedFrame]) -> Fetch:
     return Fetch(pack, start, end - start, tuple(frames))
 
 
+class Loss(NamedTuple):
+    """A piece that could not be had.
+
+    Attributes:
+        row: The entry, by its row.
+        piece: The piece.
+        frame: The frame that should hold it.
+        pack: The pack that should hold the frame.
+        error: Why it could not be had.
+    """
+
+    row: int
+    piece: Piece
+    frame: FetchedFrame
+    pack: bytes
+    error: BackupError
+
+
 class Content(NamedTuple):
     """What came of a request.
 
     Attributes:
         pieces: Row, place in the row's content, and the bytes, which are those of the chunk's id;
             in this order, for neighbours are written at once.
-        lost: Rows that cannot be whole any more, and why.
+        lost: Pieces that this repository does not have any more.
     """
 
     pieces: list[tuple[int, int, Buffer]]
-    lost: list[tuple[int, str]]
+    lost: list[Loss]
 
 
 class Fetcher:
@@ -201,10 +235,13 @@ class Fetcher:
 
     Args:
         repository: Where it is.
+        tolerant: Whether a store that fails is noted as damage is, and not raised.
     """
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, *, tolerant: bool = False) -> None:
         self._repository = repository
+        self._tolerated = (DamageError, StoreError) if tolerant else (DamageError,)
+        self._failures = 0
         self._identity_key = repository.keys.identity
         self._local = threading.local()
         self._threads = max(thread_count(), repository.store.readers)
@@ -236,9 +273,10 @@ class Fetcher:
         try:
             sealed = self._sealed(fetch)
             sealer = self._repository.pack_sealer(fetch.pack)
-        except DamageError as error:
-            if len(fetch.frames) == 1:
-                _lose(content, fetch.frames[0], error.message)
+        except self._tolerated as error:
+            if len(fetch.frames) == 1 or isinstance(error, StoreError):
+                for frame in fetch.frames:
+                    _lose(content, fetch.pack, frame, error)
                 return
             for frame in fetch.frames:  # of a pack that was cut short, some may still be had
                 self._open(Fetch(fetch.pack, frame.offset, frame.stored, (frame,)), content)
@@ -249,11 +287,25 @@ class Fetcher:
             try:
                 raw = self._frame(sealer, fetch.pack, part, frame)
             except DamageError as error:
-                _lose(content, frame, error.message)
+                _lose(content, fetch.pack, frame, error)
                 continue
-            self._check(frame, memoryview(raw), content)
+            self._check(fetch.pack, frame, memoryview(raw), content)
 
     def _sealed(self, fetch: Fetch) -> memoryview:
+        if self._failures >= MOST_FAILURES:
+            raise StoreUnavailable(f"{self._repository.store.url} failed {MOST_FAILURES} times")
+        try:
+            sealed = self._read(fetch)
+        except DamageError:
+            self._failures = 0
+            raise
+        except StoreError:
+            self._failures += 1
+            raise
+        self._failures = 0
+        return sealed
+
+    def _read(self, fetch: Fetch) -> memoryview:
         path = self._repository.pack_path(fetch.pack)
         try:
             if fetch.length > FETCH_BYTES:
@@ -273,22 +325,24 @@ class Fetcher:
             zstd = self._local.zstd = zstandard.ZstdDecompressor()
         return open_frame(self._repository, sealer, pack, sealed, frame.ordinal, frame.raw, zstd)
 
-    def _check(self, frame: FetchedFrame, raw: memoryview, content: Content) -> None:
+    def _check(self, pack: bytes, frame: FetchedFrame, raw: memoryview, content: Content) -> None:
         """Compare what a frame holds with what its pieces must hash to."""
         key = self._identity_key
         place, part, digest = (-1, -1), raw, b""
-        for row, at, inner, size, identity in frame.pieces:
+        for piece in frame.pieces:
+            row, at, inner, size, identity = piece
             if place != (inner, size):  # the same piece of several entries is hashed once
                 place, part = (inner, size), raw[inner : inner + size]
                 digest = blake3(part, key=key).digest()
             if digest == identity:
                 content.pieces.append((row, at, part))
             else:
-                content.lost.append((row, f"a chunk in frame {frame.ordinal} has another id"))
+                error = DamageError(f"a chunk in frame {frame.ordinal} has another id")
+                content.lost.append(Loss(row, piece, frame, pack, error))
 
 
-def _lose(content: Content, frame: FetchedFrame, reason: str) -> None:
-    content.lost.extend((piece.row, reason) for piece in frame.pieces)
+def _lose(content: Content, pack: bytes, frame: FetchedFrame, error: BackupError) -> None:
+    content.lost.extend(Loss(piece.row, piece, frame, pack, error) for piece in frame.pieces)
 
 
 def open_frame(

@@ -24,7 +24,9 @@ from backup_pipeline.engine.format.manifest import BATCH_ROWS
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.manifest import printable
 from backup_pipeline.engine.operations.assembly import CANNOT_HOLD, Assembly, Refusals
-from backup_pipeline.engine.operations.frames import Fetcher, FramePlan
+from backup_pipeline.engine.operations.donors import Donors
+from backup_pipeline.engine.operations.fallback import MOST_LOST, Fallback, readable
+from backup_pipeline.engine.operations.frames import Fetcher, FramePlan, Loss
 from backup_pipeline.engine.operations.metadata import (
     found_of,
     set_link_metadata,
@@ -56,6 +58,9 @@ class RestoreReport:
         written_bytes: Their logical bytes.
         skipped_files: Files that were there and right already.
         replaced_files: Other files and links that were, or would be, replaced.
+        elsewhere: Bytes that were had elsewhere for damaged packs, by tier; of this one where
+            another of its packs held the same.
+        damaged_packs: Packs of which something was lost.
         damage: Entries that could not be restored, with the reason.
         notices: What else is worth knowing.
         duration_s: Seconds it took.
@@ -76,6 +81,8 @@ class RestoreReport:
     written_bytes: int = 0
     skipped_files: int = 0
     replaced_files: int = 0
+    elsewhere: dict[str, int] = field(default_factory=dict[str, int])
+    damaged_packs: int = 0
     damage: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
     damage_count: int = 0
     notices: list[str] = field(default_factory=list[str])
@@ -108,6 +115,7 @@ def restore(
     *,
     include: Sequence[str] = (),
     dry_run: bool = False,
+    donors: Donors | None = None,
     report: Report | None = None,
 ) -> RestoreReport:
     """Restore a snapshot, or what globs match of it.
@@ -118,24 +126,29 @@ def restore(
         target: Directory to restore to; entries there that are not in the snapshot stay.
         include: Globs over whole paths; none means everything.
         dry_run: Only tell.
+        donors: Who may hold what is missing or damaged here; without them it is lost.
         report: Is told the progress.
 
     Returns:
-        What was done; ``ok`` is False where stored bytes were damaged, and those files are named
-        and not written.
+        What was done; ``ok`` is False where stored bytes were damaged that nobody else has, and
+        those files are named and not written.
 
     Raises:
         NotFound: No glob matches.
         BackupError: Something in the target is in the way; nothing was changed.
     """
-    chosen = select(repository.segments.entries(snapshot), include)
+    repository, snapshot, entries, donors, notice = readable(repository, snapshot, donors)
+    chosen = select(entries, include)
     if chosen is None:
         raise NotFound(
             f"nothing in snapshot {snapshot.id[:12]} of {snapshot.dataset} matches"
             f" {', '.join(include)}",
             "`backup-pipeline ls` lists its paths; globs match whole paths, ** crosses folders",
         )
-    return _restore(repository, snapshot, chosen, target, dry_run, report)
+    result = _restore(repository, snapshot, chosen, target, dry_run, report, donors)
+    if notice is not None:
+        result.notices.insert(0, notice)
+    return result
 
 
 def restore_rows(
@@ -147,7 +160,7 @@ def restore_rows(
     dry_run: bool = False,
     report: Report | None = None,
 ) -> RestoreReport:
-    """Restore some rows of a snapshot's manifest; see ``restore``."""
+    """Restore some rows of a snapshot's manifest from nowhere else; see ``restore``."""
     slices = [rows.slice(at, BATCH_ROWS) for at in range(0, len(rows), BATCH_ROWS)]
     return _restore(repository, snapshot, lambda: iter(slices), target, dry_run, report)
 
@@ -159,6 +172,7 @@ def _restore(
     target: Path,
     dry_run: bool,
     report: Report | None,
+    donors: Donors | None = None,
 ) -> RestoreReport:
     result = RestoreReport(
         snapshot.id,
@@ -170,7 +184,13 @@ def _restore(
     )
     place = Target(target, create=not dry_run)
     try:
-        return _Restore(repository, batches, place, result, report).run()
+        fallback = Fallback(donors, snapshot, result.notice) if donors is not None else None
+        _Restore(repository, batches, place, result, report, fallback).run()
+        if donors is not None and fallback is not None and fallback.packs:
+            fallback.tell()
+            result.damaged_packs = len(fallback.packs)
+            result.elsewhere = dict(donors.bytes_from)
+        return result
     finally:
         place.close()
 
@@ -185,8 +205,10 @@ class _Restore:
         target: Target,
         result: RestoreReport,
         report: Report | None,
+        fallback: Fallback | None,
     ) -> None:
         self.repository = repository
+        self.fallback = fallback
         self.batches = batches
         self.target = target
         self.result = result
@@ -195,16 +217,20 @@ class _Restore:
         self.folders: list[pa.Table] = []
         self.meter = Meter(f"restore {result.dataset} {result.day}", report)
 
-    def run(self) -> RestoreReport:
+    def run(self) -> None:
         """Do it."""
         result = self.result
+        tolerant = self.fallback is not None
         at = Refusals(self.target, b"")
         planner = Planner(self.target, self.repository.keys.identity, at)
         self.meter.enter("comparing with what is there")
         with at:
             planner.survey(self.batches())
         self.meter.enter("comparing" if result.dry_run else "writing")
-        with closing(ahead(self.batches())) as batches, Fetcher(self.repository) as fetcher:
+        with (
+            closing(ahead(self.batches())) as batches,
+            Fetcher(self.repository, tolerant=tolerant) as fetcher,
+        ):
             for table in batches:
                 with at:
                     work = planner.plan(table)
@@ -217,7 +243,6 @@ class _Restore:
         if result.duration_s:
             result.speed_bytes_per_s = result.bytes / result.duration_s
         self.meter.show(now=True)
-        return result
 
     def _count(self, work: Work) -> None:
         """Tell what a batch of rows comes to."""
@@ -275,14 +300,30 @@ class _Restore:
         beside = {place for place, number in enumerate(work.wanted) if number in work.in_place}
         try:
             assembly.begin(rows, plan.row_bytes, beside)
+            lost: list[Loss] = []
             for content in fetcher.contents(plan.fetches()):
                 assembly.put(content.pieces)
-                for number, reason in content.lost:
-                    assembly.fail(number, reason)
+                lost += content.lost
+                if len(lost) >= MOST_LOST:
+                    self._have_elsewhere(lost, rows)
                 self.meter.add(sum(len(piece) for _, _, piece in content.pieces), 0)
+            self._have_elsewhere(lost, rows)
         except BaseException:
             assembly.abandon()
             raise
+
+    def _have_elsewhere(self, lost: list[Loss], rows: Sequence[Row]) -> None:
+        """Put pieces from other places, and give up the files that lack one for good."""
+        if lost and self.fallback is not None:
+            had: set[tuple[int, int]] = set()
+            for number, at, piece in self.fallback.pieces(lost, rows):
+                had.add((number, at))
+                self.assembly.put([(number, at, piece)])
+                self.meter.add(len(piece), 0)
+            lost[:] = [loss for loss in lost if (loss.row, loss.piece.at) not in had]
+        for loss in lost:
+            self.assembly.fail(loss.row, loss.error.message)
+        lost.clear()
 
     def _write_links(self, work: Work, at: Refusals) -> None:
         for number, first in work.links:
