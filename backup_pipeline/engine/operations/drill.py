@@ -20,7 +20,9 @@ from backup_pipeline.engine.folders import Folders, split
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.manifest import printable
 from backup_pipeline.engine.operations.assembly import extents
+from backup_pipeline.engine.operations.metadata import mode_kept
 from backup_pipeline.engine.operations.restore import RestoreReport, restore_rows
+from backup_pipeline.engine.operations.restore_plan import MADE
 from backup_pipeline.engine.progress import Report
 from backup_pipeline.engine.repository import Repository
 from backup_pipeline.sources.file_reader import type_of
@@ -140,7 +142,9 @@ def _compare(
     folders = Folders(root)
     try:
         for row in rows.to_pylist():
-            if printable(row["path"]) in lost or row["state"] == "skipped":
+            if printable(row["path"]) in lost:
+                continue
+            if row["state"] == "skipped" or row["type"] not in MADE:
                 continue
             reason = _difference(folders, row, repository.keys.identity)
             if reason is not None and len(result.mismatches) < MOST_MISMATCHES:
@@ -164,7 +168,9 @@ def _difference(folders: Folders, row: dict[str, Any], key: bytes) -> str | None
         if row["type"] == "symlink":
             same = os.readlink(name, dir_fd=folder) == row["link_target"]
             return None if same else "links elsewhere"
-        if row["mode"] is not None and stat.S_IMODE(found.st_mode) != row["mode"]:
+        wanted = (row["mode"], row["uid"], row["gid"])
+        mode = mode_kept(*wanted, found.st_uid, found.st_gid)
+        if mode is not None and stat.S_IMODE(found.st_mode) != mode:
             return "has another mode"
         if row["type"] == "directory":
             return None

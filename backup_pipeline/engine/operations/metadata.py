@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from backup_pipeline.engine.operations.rows import Row
 
-__all__ = ["Found", "found_of", "set_link_metadata", "set_metadata"]
+__all__ = ["Found", "found_of", "mode_kept", "set_link_metadata", "set_metadata"]
 
 
 class Found(NamedTuple):
@@ -28,6 +28,19 @@ def found_of(fd: int) -> Found:
     """Owner and mode of what is open; raises ``OSError``."""
     found = os.fstat(fd)  # looking takes a tenth of the time of setting what is set already
     return Found(found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
+
+
+def mode_kept(
+    mode: int | None, uid: int | None, gid: int | None, owner: int, group: int
+) -> int | None:
+    """The mode of a manifest's row, as far as it may be given to what belongs to these two.
+
+    As with ``cp -p``: bits that let others act as the owner or group are for those that were
+    recorded, and for nobody else.
+    """
+    if mode is None or uid is None or (uid, gid) == (owner, group):
+        return mode
+    return mode & ~(stat.S_ISUID | stat.S_ISGID)
 
 
 def set_metadata(fd: int, row: Row, found: Found, *, owners: bool, fresh: bool) -> list[str]:
@@ -47,10 +60,14 @@ def set_metadata(fd: int, row: Row, found: Found, *, owners: bool, fresh: bool) 
     strange = owners and row.uid is not None and (row.uid, row.gid) != found[:2]
     if strange:
         _try(notices, "owner", os.chown, fd, row.uid, row.gid)
+    given = strange and not notices
     if row.xattrs or not fresh:
         _set_xattrs(notices, fd, row.xattrs or [])
-    if row.mode is not None and (strange or row.xattrs or row.mode != found.mode):
-        _try(notices, "mode", os.chmod, fd, row.mode)
+    mode = row.mode if given else mode_kept(row.mode, row.uid, row.gid, found.uid, found.gid)
+    if mode != row.mode:
+        notices.append("set-id bits are left out, for it belongs to another here")
+    if mode is not None and (strange or row.xattrs or mode != found.mode):
+        _try(notices, "mode", os.chmod, fd, mode)
     if row.mtime_ns is not None:
         times = (row.mtime_ns, row.mtime_ns)
         _try(notices, "time of modification", os.utime, fd, ns=times)
