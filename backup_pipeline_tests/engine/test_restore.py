@@ -6,7 +6,6 @@ import errno
 import os
 import random
 import resource
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -14,14 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
-from backup_pipeline.engine.errors import BackupError, DamageError, UsageError
+from backup_pipeline.engine.errors import BackupError, UsageError
 from backup_pipeline.engine.format import manifest as format_manifest
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.operations import assembly
-from backup_pipeline.engine.operations.committing import deleted_rows
 from backup_pipeline.engine.operations.drill import drill
 from backup_pipeline.engine.operations.restore import RestoreReport, restore
 from backup_pipeline.engine.repository import Repository
@@ -252,70 +249,6 @@ def test_other_things_in_the_place_of_a_file_are_replaced_and_never_followed(
     assert told_and_done(repository, snapshot, target).replaced_files == 3
     assert groups(state_of(target)) == groups(state_of(source))
     assert outside.read_text() == "stays"
-
-
-def crafted(repository: Repository, snapshot: Snapshot, rows: list[dict[str, Any]]) -> Snapshot:
-    """A snapshot with rows that no backup makes, as a holder of the key could."""
-    schema = format_manifest.manifest_schema()
-    blank = deleted_rows([(b"a", 0)]).to_pylist()[0]
-    table = pa.Table.from_pylist([{**blank, **row} for row in rows], schema=schema)
-    return replace(snapshot, segments=[repository.put_segment(table)])
-
-
-@pytest.mark.parametrize(
-    "path", [b"../out", b"/out", b"a/../../out", b"a//out", b"./out", b"a/.", b"out/", b"", b"a\0"]
-)
-def test_a_manifest_that_leads_out_of_the_target_is_damage(
-    source: Path, repository: Repository, tmp_path: Path, path: bytes
-) -> None:
-    snapshot = back_up(repository, source)
-    bad = crafted(repository, snapshot, [{"path": path, "type": "symlink", "link_target": b"x"}])
-    with pytest.raises(DamageError, match="impossible path"):
-        restore(repository, bad, tmp_path / "target")
-    assert not (tmp_path / "out").exists() and not Path("/out").exists()
-
-
-def test_a_manifest_with_entries_below_a_link_writes_nothing_outside(
-    source: Path, repository: Repository, tmp_path: Path
-) -> None:
-    snapshot, outside = back_up(repository, source), tmp_path / "outside"
-    outside.mkdir()
-    where = os.fsencode(outside)
-    link = {"path": b"a", "type": "symlink", "link_target": where}
-    for rows in (
-        [link, {"path": b"a/out", "type": "file"}],
-        [link, {"path": b"a/out", "type": "directory", "mode": 0o777}],
-        [link, {"path": b"a/out", "type": "symlink", "link_target": b"x"}],
-        [link],
-        [{"path": b"a/out", "type": "file"}],
-        [{"path": b"a/out/x", "type": "symlink", "link_target": b"x"}],
-        [{"path": b"a/out/x", "type": "file"}],
-    ):
-        bad = crafted(repository, snapshot, rows)
-        if rows == [link]:  # and from here on, it is there
-            shutil.rmtree(tmp_path / "target")
-            assert restore(repository, bad, tmp_path / "target").ok
-            continue
-        for _ in range(2):  # the second time, what the first made is in the way
-            with pytest.raises(BackupError):
-                restore(repository, bad, tmp_path / "target")
-    assert not any(outside.iterdir()) and outside.stat().st_mode & 0o777 != 0o777
-
-
-def test_a_target_may_be_a_link_to_a_folder_but_not_a_file(
-    source: Path, repository: Repository, tmp_path: Path
-) -> None:
-    snapshot = back_up(repository, source)
-    (tmp_path / "real").mkdir()
-    (tmp_path / "target").symlink_to("real")
-    restore(repository, snapshot, tmp_path / "target")
-    assert groups(state_of(tmp_path / "real")) == groups(state_of(source))
-    (tmp_path / "file").touch()
-    (tmp_path / "dangling").symlink_to("nowhere")
-    for place in ("file", "file/below", "dangling"):
-        with pytest.raises(UsageError, match="cannot restore to"):
-            restore(repository, snapshot, tmp_path / place)
-    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_dry_run_to_a_place_that_is_not_there_does_not_make_it(

@@ -6,31 +6,22 @@ it is written in place, and is taken away again if it cannot be finished.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Iterator, Sequence, Set
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from backup_pipeline.engine.crypto import Buffer
-from backup_pipeline.engine.errors import BackupError
 from backup_pipeline.engine.folders import split
 from backup_pipeline.engine.operations.metadata import Found, found_of, set_metadata
+from backup_pipeline.engine.operations.refusals import Refusals, refusal
 from backup_pipeline.engine.operations.rows import Row
 from backup_pipeline.engine.operations.target import Target
 from backup_pipeline.engine.operations.window import Window, pwrite_all
 
-__all__ = ["CANNOT_HOLD", "Assembly", "Refusals", "extents"]
+__all__ = ["Assembly", "extents"]
 
 MOST_OPEN_FILES = 200
 WINDOW_LEAST_BYTES = 16 << 20  # files from this size on are written past the page cache
-# What one entry meets and others need not: a file too large for FAT, a link where there are none.
-CANNOT_HOLD = frozenset(
-    {
-        *(errno.EFBIG, errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG, errno.ENOTSUP),
-        *(errno.EPERM, errno.EMLINK, errno.EXDEV),
-    }
-)
 
 
 def extents(holes: Any, at: int, size: int) -> Iterator[tuple[int, int, int]]:
@@ -54,39 +45,6 @@ def extents(holes: Any, at: int, size: int) -> Iterator[tuple[int, int, int]]:
         if done >= size:
             return
         shift += hole["length"] if hole else 0
-
-
-class Refusals:
-    """Within it, what the system refuses to write is an error of ours that says where.
-
-    Args:
-        target: What is restored into.
-        path: The entry that is written; may be replaced on the way.
-    """
-
-    __slots__ = ("path", "target")
-
-    def __init__(self, target: Target, path: bytes) -> None:
-        self.target = target
-        self.path = path
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, OSError):
-            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-            raise BackupError(
-                f"{self.target.shown(self.path)} could not be restored: {error.strerror or error}",
-                "free some space there and restore again: what is right is kept"
-                if full
-                else "restore to a directory of yours, or as a user who may write there",
-            ) from error
 
 
 class _File:
@@ -315,9 +273,10 @@ class Assembly:
         self._done(file.row, notices)
 
     def _cannot(self, file: _File, error: OSError) -> None:
-        if error.errno not in CANNOT_HOLD:
+        reason = refusal(error)
+        if reason is None:
             raise error
-        self._fail(file, f"the target cannot hold it: {error.strerror}")
+        self._fail(file, reason)
 
     def _fail(self, file: _File, reason: str) -> None:
         if not file.failed:

@@ -23,7 +23,7 @@ from backup_pipeline.engine.folders import split
 from backup_pipeline.engine.format.manifest import BATCH_ROWS
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.manifest import printable
-from backup_pipeline.engine.operations.assembly import CANNOT_HOLD, Assembly, Refusals
+from backup_pipeline.engine.operations.assembly import Assembly
 from backup_pipeline.engine.operations.donors import Donors
 from backup_pipeline.engine.operations.fallback import MOST_LOST, Fallback, readable
 from backup_pipeline.engine.operations.frames import Fetcher, FramePlan, Loss
@@ -32,7 +32,13 @@ from backup_pipeline.engine.operations.metadata import (
     set_link_metadata,
     set_metadata,
 )
-from backup_pipeline.engine.operations.restore_plan import WITH_BYTES, Planner, Work
+from backup_pipeline.engine.operations.refusals import (
+    BELOW_REFUSED,
+    Refusals,
+    RefusedFolders,
+    refusal,
+)
+from backup_pipeline.engine.operations.restore_plan import MADE, WITH_BYTES, Planner, Work
 from backup_pipeline.engine.operations.rows import Row, rows_of
 from backup_pipeline.engine.operations.selection import Batches, select
 from backup_pipeline.engine.operations.target import Target
@@ -215,6 +221,7 @@ class _Restore:
         self.owners = os.geteuid() == 0
         self.assembly = Assembly(target, owners=self.owners, done=self._done, lost=self._lost)
         self.folders: list[pa.Table] = []
+        self.refused = RefusedFolders()
         self.meter = Meter(f"restore {result.dataset} {result.day}", report)
 
     def run(self) -> None:
@@ -222,7 +229,7 @@ class _Restore:
         result = self.result
         tolerant = self.fallback is not None
         at = Refusals(self.target, b"")
-        planner = Planner(self.target, self.repository.keys.identity, at)
+        planner = Planner(self.target, self.repository.keys.identity, at, self.refused)
         self.meter.enter("comparing with what is there")
         with at:
             planner.survey(self.batches())
@@ -251,12 +258,13 @@ class _Restore:
         for number in work.lost:
             row = rows[number]
             result.lose(row.path, f"{row.state} when it was backed up: {row.reason}")
+        for number, reason in work.refused:
+            result.lose(rows[number].path, reason)
         for row in rows:
-            if row.state != "good":
-                if row.state == "skipped":
-                    result.notice(f"{printable(row.path)}: a {row.type} is not restored")
-                elif row.state == "torn":
-                    result.notice(f"{printable(row.path)}: it changed while it was backed up")
+            if row.state == "skipped" or row.type not in MADE:
+                result.notice(f"{printable(row.path)}: a {row.type} is not restored")
+            elif row.state == "torn":
+                result.notice(f"{printable(row.path)}: it changed while it was backed up")
             if row.type in WITH_BYTES:
                 result.files += 1
                 result.bytes += row.size
@@ -271,17 +279,7 @@ class _Restore:
         """The folders of a batch, its files, what was right, and its links."""
         self.folders.append(table.filter(pc.equal(table.column("type"), "directory")))
         with Refusals(self.target, b"") as at:
-            for row in work.rows:
-                if row.type == "directory":
-                    at.path = row.path
-                    self.target.make_folder(row.path)
-            above = None
-            for number in work.wanted:
-                at.path = work.rows[number].path
-                folder, _ = split(at.path)
-                if folder != above:
-                    self.target.make_folders_above(at.path)
-                    above = folder
+            self._make_folders(work, at)
         wanted = table.select(["chunks"]).take(pa.array(work.wanted, pa.int64()))
         self._write_files(work, FramePlan(wanted), fetcher)
         with Refusals(self.target, b"") as at:
@@ -293,6 +291,53 @@ class _Restore:
                 else:
                     self._metadata(row, self.target.open_read(at.path))
             self._write_links(work, at)
+
+    def _make_folders(self, work: Work, at: Refusals) -> None:
+        """Make a batch's folders; what belongs below one that cannot be made is given up."""
+        known = {number for number, _ in work.refused}
+        for number, row in enumerate(work.rows):
+            if row.type == "directory" and number not in known:
+                at.path = row.path
+                self._make_folder(row, there=number in work.in_place)
+        above = None
+        for number in work.wanted:
+            row = work.rows[number]
+            folder, _ = split(row.path)
+            if folder != above and not self.refused.holds(folder):
+                at.path = row.path
+                try:
+                    self.target.make_folders_above(row.path)
+                except OSError as error:
+                    if refusal(error) is None:
+                        raise
+                    self.refused.add(folder)
+                above = folder
+        if self.refused:
+            self._give_up(work)
+
+    def _make_folder(self, row: Row, *, there: bool) -> None:
+        if self.refused.holds(row.path):
+            self.result.lose(row.path, BELOW_REFUSED)
+        elif not self._try(row.path, partial(self.target.make_folder, row.path, there=there)):
+            self.refused.add(row.path)
+
+    def _give_up(self, work: Work) -> None:
+        """Leave out what belongs below a folder that is not there."""
+        rows, holds = work.rows, self.refused.holds
+        for number in work.wanted:
+            if holds(rows[number].path):
+                self.assembly.failed.add(rows[number].path)
+                self._lost(rows[number], BELOW_REFUSED)
+        for number, _ in work.links:
+            if holds(rows[number].path):
+                self.result.lose(rows[number].path, BELOW_REFUSED)
+                self.result.written_files -= 1
+        for number in work.symlinks:
+            if holds(rows[number].path):
+                self.result.lose(rows[number].path, BELOW_REFUSED)
+        work.wanted = [number for number in work.wanted if not holds(rows[number].path)]
+        work.links = [link for link in work.links if not holds(rows[link[0]].path)]
+        work.symlinks = [number for number in work.symlinks if not holds(rows[number].path)]
 
     def _write_files(self, work: Work, plan: FramePlan, fetcher: Fetcher) -> None:
         assembly = self.assembly
@@ -328,13 +373,14 @@ class _Restore:
     def _write_links(self, work: Work, at: Refusals) -> None:
         for number, first in work.links:
             at.path = work.rows[number].path
-            if not self._link(first, at.path):
+            if not self._link(first, at.path, there=number in work.in_place):
                 self.result.written_files -= 1
         for number in work.symlinks:
             row = work.rows[number]
             at.path = row.path
             points_to = row.link_target or b""
-            if self._try(at.path, partial(self.target.symlink, points_to, at.path)):
+            there = number in work.in_place
+            if self._try(at.path, partial(self.target.symlink, points_to, at.path, there=there)):
                 self._link_metadata(row)
 
     def _lost(self, row: Row, reason: str) -> None:
@@ -356,23 +402,26 @@ class _Restore:
         with Refusals(self.target, b"") as at:
             while self.folders:
                 for row in reversed(rows_of(self.folders.pop())):
+                    if self.refused.holds(row.path):
+                        continue
                     at.path = row.path
                     self._metadata(row, os.dup(self.target.folder(row.path)))
 
-    def _link(self, first: bytes, path: bytes) -> bool:
+    def _link(self, first: bytes, path: bytes, *, there: bool) -> bool:
         if first in self.assembly.failed:
             self.result.lose(path, "its bytes are those of a file that is not there")
             return False
-        return self._try(path, partial(self.target.link, first, path))
+        return self._try(path, partial(self.target.link, first, path, there=there))
 
     def _try(self, path: bytes, make: Callable[[], None]) -> bool:
-        """Make a link; whether the target can hold one."""
+        """Make a folder or link; whether the target can hold it."""
         try:
             make()
         except OSError as error:
-            if error.errno not in CANNOT_HOLD:
+            reason = refusal(error)
+            if reason is None:
                 raise
-            self.result.lose(path, f"the target cannot hold it: {error.strerror}")
+            self.result.lose(path, reason)
             return False
         return True
 

@@ -13,14 +13,20 @@ import pyarrow as pa
 from blake3 import blake3
 
 from backup_pipeline.engine.errors import BackupError
-from backup_pipeline.engine.operations.assembly import Refusals, extents
+from backup_pipeline.engine.operations.assembly import extents
+from backup_pipeline.engine.operations.refusals import (
+    BELOW_REFUSED,
+    Refusals,
+    RefusedFolders,
+    refusal,
+)
 from backup_pipeline.engine.operations.rows import Row, rows_of
 from backup_pipeline.engine.operations.target import Target
 
-__all__ = ["WITH_BYTES", "Planner", "Work"]
+__all__ = ["MADE", "WITH_BYTES", "Planner", "Work"]
 
 WITH_BYTES = frozenset({"file", "object"})
-_MADE = frozenset({*WITH_BYTES, "directory", "symlink"})
+MADE = frozenset({*WITH_BYTES, "directory", "symlink"})
 _LOST = frozenset({"unreadable", "vanished"})
 _ZEROS_BYTES = 1 << 20
 
@@ -37,6 +43,7 @@ class Work:
         symlinks: Symbolic links to make.
         in_place: Rows at whose path there is something.
         lost: Rows whose content the snapshot does not have.
+        refused: Rows that the target cannot hold: (row, reason).
         replaced: How many existing files or links are replaced.
     """
 
@@ -47,6 +54,7 @@ class Work:
     symlinks: list[int] = field(default_factory=list[int])
     in_place: set[int] = field(default_factory=set[int])
     lost: list[int] = field(default_factory=list[int])
+    refused: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
     replaced: int = 0
 
 
@@ -72,12 +80,16 @@ class Planner:
         target: What is restored into.
         identity_key: Names chunks.
         at: Is told which path is looked at.
+        refused: Is told which folders the target cannot hold, and tells of others.
     """
 
-    def __init__(self, target: Target, identity_key: bytes, at: Refusals) -> None:
+    def __init__(
+        self, target: Target, identity_key: bytes, at: Refusals, refused: RefusedFolders
+    ) -> None:
         self._target = target
         self._identity_key = identity_key
         self._at = at
+        self._refused = refused
         self._firsts: dict[tuple[int | None, int | None], _First] = {}
         self._names: Counter[tuple[bytes, int, int]] = Counter()
 
@@ -93,7 +105,7 @@ class Planner:
             lists = _lists(table)
             for number, row in enumerate(rows_of(table)):
                 there = self._lookup(row)
-                if there is None:
+                if there is None or isinstance(there, str):
                     continue
                 self._refuse_obstacle(row, there)
                 if there.st_nlink > 1:
@@ -106,7 +118,10 @@ class Planner:
         lists = _lists(table)
         work = Work(rows_of(table))
         for number, row in enumerate(work.rows):
-            there = self._lookup(row) if self._target.existed else None
+            there = self._lookup(row)
+            if isinstance(there, str):
+                work.refused.append((number, there))
+                continue
             if there is not None:
                 work.in_place.add(number)
             self._sort(work, lists, number, row, there)
@@ -139,9 +154,22 @@ class Planner:
                 work.wanted.append(number)
                 work.replaced += there is not None
 
-    def _lookup(self, row: Row) -> os.stat_result | None:
+    def _lookup(self, row: Row) -> os.stat_result | str | None:
+        """What is at a row's path, if anything is; or why the row cannot be there."""
+        if self._refused.holds(row.path):
+            return BELOW_REFUSED
+        if not self._target.existed:
+            return None
         self._at.path = row.path
-        return self._target.lookup(row.path)
+        try:
+            return self._target.lookup(row.path)
+        except OSError as error:
+            reason = refusal(error)
+            if reason is None:
+                raise
+            if row.type == "directory":
+                self._refused.add(row.path)
+            return reason
 
     def _first(self, row: Row, lists: Any, number: int) -> _First | None:
         """The first name of a row's file, itself perhaps; None where it has but one."""
@@ -164,7 +192,7 @@ class Planner:
 
     def _refuse_obstacle(self, row: Row, found: os.stat_result) -> None:
         is_folder = stat.S_ISDIR(found.st_mode)
-        if row.type not in _MADE or is_folder == (row.type == "directory"):
+        if row.type not in MADE or is_folder == (row.type == "directory"):
             return
         here, there = ("folder", "file") if is_folder else ("file or link", "folder")
         raise BackupError(

@@ -6,10 +6,14 @@ restored or already there, so nothing leads a write outside.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import unicodedata
+from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from blake3 import blake3
 
@@ -20,8 +24,13 @@ from backup_pipeline.engine.manifest import printable
 
 __all__ = ["Target"]
 
+K = TypeVar("K")
+T = TypeVar("T")
+
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+MOST_KNOWN_FOLDERS = 1024
+MOST_LISTED_FOLDERS = 4
 
 
 class Target:
@@ -46,6 +55,8 @@ class Target:
         self.existed = False
         self._fd = -1
         self._folders: Folders | None = None
+        self._folding: OrderedDict[tuple[bytes, str], bool] = OrderedDict()
+        self._listed: OrderedDict[bytes, frozenset[bytes]] = OrderedDict()
         _refuse_stores(root)
         try:
             if create:
@@ -85,12 +96,15 @@ class Target:
 
         Raises:
             BackupError: Something above it is no folder.
+            FileExistsError: What is there has another name, which the target takes for this one.
         """
         if not self.existed:
             return None
         folder, name = split(path)
         try:
-            return os.stat(name, dir_fd=self.folder(folder), follow_symlinks=False)
+            found = os.stat(name, dir_fd=self.folder(folder), follow_symlinks=False)
+            self._refuse_namesake(folder, name, found)
+            return found
         except FileNotFoundError:
             return None
         except NotADirectoryError:
@@ -99,12 +113,47 @@ class Target:
                 "restore to an empty directory, or move it aside",
             ) from None
 
-    def make_folder(self, path: bytes) -> None:
-        """Make a folder, and those above it; one that is there is opened to its owner."""
+    def _refuse_namesake(self, folder: bytes, name: bytes, found: os.stat_result) -> None:
+        """Refuse what is only called so by a file system that does not tell cases or forms apart.
+
+        To replace it would lose another entry, perhaps one that this restore has just written.
+        """
+        if not any(
+            self._folds(folder, kind, found, other) for kind, other in _respelled(name).items()
+        ):
+            return
+        names = self._listed.get(folder)
+        if names is None:
+            # What this restore makes later has the names of later rows: it need not be known.
+            names = frozenset(map(os.fsencode, os.listdir(self.folder(folder))))
+            _keep(self._listed, folder, names, MOST_LISTED_FOLDERS)
+        if name not in names:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+    def _folds(self, folder: bytes, kind: str, found: os.stat_result, other: bytes) -> bool:
+        """Whether a folder takes a spelling of this kind for the same name; asked once."""
+        known = self._folding.get((folder, kind))
+        if known is None:
+            try:
+                there = os.stat(other, dir_fd=self.folder(folder), follow_symlinks=False)
+                known = os.path.samestat(there, found)
+            except OSError:
+                known = False
+            _keep(self._folding, (folder, kind), known, MOST_KNOWN_FOLDERS)
+        return known
+
+    def make_folder(self, path: bytes, *, there: bool) -> None:
+        """Make a folder, and those above it; one that is there is opened to its owner.
+
+        Raises:
+            FileExistsError: None was there, and yet its name is taken.
+        """
         folder, name = split(path)
         try:
             os.mkdir(name, 0o700, dir_fd=self._made(folder))
         except FileExistsError:
+            if not there:
+                raise
             fd = self.folder(path)
             mode = stat.S_IMODE(os.fstat(fd).st_mode)
             if mode & 0o300 != 0o300 and os.geteuid() != 0:
@@ -168,31 +217,62 @@ class Target:
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self.folder(split(path)[0]))
 
-    def link(self, first: bytes, path: bytes) -> None:
-        """Make a hard link to a file below the target, in place of what is there."""
+    def link(self, first: bytes, path: bytes, *, there: bool) -> None:
+        """Make a hard link to a file below the target, in place of what is there, if anything is.
+
+        Raises:
+            FileExistsError: Nothing was there, and yet its name is taken.
+        """
         folder, name = split(first)
-        beside = _name_beside(path)
         source = os.dup(self.folder(folder))  # looking for the other folder may close this one
         try:
-            fd = self._made(split(path)[0])
-            self.remove(path, beside)
+            fd, beside = self._beside(path, there=there)
             os.link(name, beside, src_dir_fd=source, dst_dir_fd=fd, follow_symlinks=False)
         finally:
             os.close(source)
         self.move_in(path, beside)
 
-    def symlink(self, target: bytes, path: bytes) -> None:
-        """Make a symbolic link, in place of what is there."""
-        beside = _name_beside(path)
-        fd = self._made(split(path)[0])
-        self.remove(path, beside)
+    def symlink(self, target: bytes, path: bytes, *, there: bool) -> None:
+        """Make a symbolic link, in place of what is there, if anything is.
+
+        Raises:
+            FileExistsError: Nothing was there, and yet its name is taken.
+        """
+        fd, beside = self._beside(path, there=there)
         os.symlink(target, beside, dir_fd=fd)
         self.move_in(path, beside)
+
+    def _beside(self, path: bytes, *, there: bool) -> tuple[int, bytes]:
+        """The folder of a link and the name to make it under: its own, where nothing is."""
+        folder, name = split(path)
+        fd = self._made(folder)
+        if there:
+            name = _name_beside(path)
+            self.remove(path, name)
+        return fd, name
 
     def read_link(self, path: bytes) -> bytes:
         """Where a symbolic link points."""
         folder, name = split(path)
         return os.readlink(name, dir_fd=self.folder(folder))
+
+
+def _respelled(name: bytes) -> dict[str, bytes]:
+    """Other spellings that some file systems take for the same name, by what differs in them."""
+    text = name.decode("utf-8", "surrogateescape")
+    composed = unicodedata.normalize("NFC", text)
+    forms = {
+        "case": text.swapcase(),
+        "form": unicodedata.normalize("NFD", text) if composed == text else composed,
+    }
+    spelled = {kind: form.encode("utf-8", "surrogateescape") for kind, form in forms.items()}
+    return {kind: other for kind, other in spelled.items() if other != name}
+
+
+def _keep(kept: OrderedDict[K, T], key: K, value: T, most: int) -> None:
+    kept[key] = value
+    if len(kept) > most:
+        kept.popitem(last=False)
 
 
 def _name_beside(path: bytes) -> bytes:
