@@ -327,6 +327,11 @@ class Repository:
         """Read what other writers appended; whether there was anything."""
         return self.log.refresh()
 
+    def forget(self) -> None:
+        """Let go of what was read of packs, once some of them are other than they were."""
+        self._sealers.clear()
+        self.segments.forget()
+
     def check_documents(self) -> list[tuple[str, str]]:
         """What is wrong with the documents that this repository needs: (name, what)."""
         found = list(check_documents(self.store, self.prefix))

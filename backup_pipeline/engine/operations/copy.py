@@ -42,7 +42,7 @@ from backup_pipeline.engine.operations.compare import lacking, same_rows
 from backup_pipeline.engine.operations.foundation import foundation_rows
 from backup_pipeline.engine.operations.frames import FetchedFrame, FramePlan, open_frame
 from backup_pipeline.engine.operations.packing import Packer, thread_count
-from backup_pipeline.engine.operations.reading import chunk_column, with_names
+from backup_pipeline.engine.operations.reading import with_places
 from backup_pipeline.engine.operations.work import Work
 from backup_pipeline.engine.progress import Meter, Report
 from backup_pipeline.engine.repository import Repository, utc_now
@@ -133,7 +133,7 @@ class _Copy:
             packer.abandon()
             raise
         self.meter.enter("committing")
-        work.keep(self._target_rows(changed, index), previous)
+        work.keep(with_places(changed, index), previous)
         return work.commit(
             list(paths_and_sizes(lacking(previous, rows))),
             wrote_packs=packer.packs > 0 or self.verbatim_bytes > 0,
@@ -335,27 +335,6 @@ class _Copy:
         if found is None:
             found = self.local.compressor = Compressor()
         return found
-
-    def _target_rows(self, rows: pa.Table, index: ChunkIndex) -> pa.Table:
-        """Manifest rows with chunks where the target has them."""
-        if not len(rows):
-            return rows
-        lists = rows.column("chunks").combine_chunks()
-        ids = lists.flatten().field("id").to_pylist()
-        known = [index.claim(identity)[0] for identity in ids]
-        contents: list[list[int] | None] = []
-        at = 0
-        for count in lists.value_lengths().to_pylist():
-            contents.append(None if count is None else known[at : at + count])
-            at += count or 0
-        where = rows.schema.get_field_index("chunks")
-        numbered = chunk_column(contents, index)
-        assert numbered is not None, "every chunk of these rows was brought or was there"
-        table = rows.set_column(where, pa.field("chunks", numbered.type), numbered)
-        [batch] = table.combine_chunks().to_batches()
-        named = with_names(batch, index)
-        assert named is not None, "the packer is closed, so all packs have names"
-        return named
 
 
 def _exists(repository: Repository, path: str) -> bool:

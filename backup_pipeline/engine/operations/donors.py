@@ -171,6 +171,27 @@ class Donors:
         """Tell that a frame of the repository itself is damaged, and is no place to look."""
         self._bad.setdefault(id(self.repository), set()).add((pack, ordinal))
 
+    def own(self, chunks: Sequence[Chunk]) -> Iterator[Found]:
+        """Chunks that the repository still gives in the places where they should be.
+
+        Raises:
+            StoreError: Its store fails.
+        """
+        missing = {chunk.id: chunk for chunk in chunks}
+        places = list(missing.values())
+        yield from self._take(self.repository, places, missing, tolerant=False)
+
+    def require(self) -> None:
+        """Return if the repository's own store could be asked whenever it was.
+
+        Raises:
+            StoreUnavailable: It could not, and what nobody else has may be there.
+        """
+        if id(self.repository) in self._out:
+            raise StoreUnavailable(
+                f"{self.repository.store.url} failed in the middle", "try again once it is in reach"
+            )
+
     def give_up(self) -> None:
         """Tell that the repository's own store fails, and is no place to look."""
         self._out.add(id(self.repository))
@@ -261,13 +282,18 @@ class Donors:
         yield from ((segment, None) for segment in unique.values())
 
     def _take(
-        self, donor: Repository, places: Sequence[Chunk], missing: dict[bytes, Chunk]
+        self,
+        donor: Repository,
+        places: Sequence[Chunk],
+        missing: dict[bytes, Chunk],
+        *,
+        tolerant: bool = True,
     ) -> Iterator[Found]:
         """Fetch, open and compare; what is found is missing no more."""
         if not places:
             return
         bad = self._bad.setdefault(id(donor), set())
-        with Fetcher(donor, tolerant=True) as fetcher:
+        with Fetcher(donor, tolerant=tolerant) as fetcher:
             for content in fetcher.contents(FramePlan(_as_rows(places)).fetches()):
                 for number, _, piece in content.pieces:
                     identity = places[number].id

@@ -19,7 +19,7 @@ from backup_pipeline.engine.operations.packing import Member, Packer
 from backup_pipeline.engine.progress import Meter
 from backup_pipeline.sources.base import GOOD, TORN, Details, Reader, Source, Unreadable
 
-__all__ = ["EntryReader", "chunk_column", "with_names"]
+__all__ = ["EntryReader", "chunk_column", "with_names", "with_places"]
 
 MOST_TRIES = 3
 METERED_BYTES = 1024 * 1024
@@ -425,3 +425,25 @@ def with_names(batch: pa.RecordBatch, index: ChunkIndex) -> pa.Table | None:
     )
     columns = [chunks if f.name == "chunks" else batch.column(f.name) for f in schema]
     return pa.Table.from_batches([pa.RecordBatch.from_arrays(columns, schema=schema)])
+
+
+def with_places(rows: pa.Table, index: ChunkIndex) -> pa.Table:
+    """Manifest rows with every chunk where an index has it; it has all of them, packs named."""
+    if not len(rows):
+        return rows
+    lists = rows.column("chunks").combine_chunks()
+    ids = lists.flatten().field("id").to_pylist()
+    known = [index.claim(identity)[0] for identity in ids]
+    contents: list[list[int] | None] = []
+    at = 0
+    for count in lists.value_lengths().to_pylist():
+        contents.append(None if count is None else known[at : at + count])
+        at += count or 0
+    where = rows.schema.get_field_index("chunks")
+    numbered = chunk_column(contents, index)
+    assert numbered is not None, "every chunk of these rows was brought or was there"
+    table = rows.set_column(where, pa.field("chunks", numbered.type), numbered)
+    [batch] = table.combine_chunks().to_batches()
+    named = with_names(batch, index)
+    assert named is not None, "the packer is closed, so all packs have names"
+    return named

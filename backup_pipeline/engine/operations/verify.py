@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import zstandard
 from blake3 import blake3
@@ -35,6 +35,7 @@ from backup_pipeline.engine.store.direct import aligned_buffer
 __all__ = ["VerifyReport", "verify"]
 
 MOST_DAMAGE = 200
+Found: TypeAlias = Callable[[str, str, Sequence[str]], None]
 BUFFER_BYTES = 18 << 20  # of a pack as this version writes it; what is not touched costs nothing
 
 
@@ -85,6 +86,8 @@ def verify(
     snapshots: Sequence[Snapshot] | None = None,
     read_data: float = 1.0,
     seed: int | None = None,
+    only: Set[bytes] | None = None,
+    found: Found | None = None,
     report: Report | None = None,
 ) -> VerifyReport:
     """Check what is stored.
@@ -95,9 +98,12 @@ def verify(
         read_data: Share of the packs whose bytes are read, from 0 to 1; the presence and size of
             all are checked in any case.
         seed: Makes the choice of packs repeatable.
+        only: Read the bytes of these packs alone.
+        found: Called with name, what and snapshots for each thing that is damaged; the report
+            lists no more than people still read.
         report: Is told the progress.
     """
-    return _Verify(repository, snapshots, read_data, seed, report).run()
+    return _Verify(repository, snapshots, read_data, seed, only, found, report).run()
 
 
 @dataclass(slots=True)
@@ -128,9 +134,13 @@ class _Verify:
         snapshots: Sequence[Snapshot] | None,
         read_data: float,
         seed: int | None,
+        only: Set[bytes] | None,
+        found: Found | None,
         report: Report | None,
     ) -> None:
         self.repository = repository
+        self.only = only
+        self.found = found
         self.whole = snapshots is None
         self.snapshots = list(repository.snapshots() if snapshots is None else snapshots)
         self.read_data = read_data
@@ -179,6 +189,8 @@ class _Verify:
             result.ok = False
             result.damage_count += 1
             self.bad_names.add(name)
+            if self.found is not None:
+                self.found(name, what, snapshots)
             if len(result.damage) < MOST_DAMAGE:
                 result.damage.append({"name": name, "what": what, "snapshots": list(snapshots)})
 
@@ -242,6 +254,8 @@ class _Verify:
         return present
 
     def _choose(self, packs: list[_Pack]) -> list[_Pack]:
+        if self.only is not None:
+            return [pack for pack in packs if pack.name in self.only]
         if self.read_data >= 1:
             return packs
         if self.read_data <= 0:
