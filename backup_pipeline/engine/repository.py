@@ -330,7 +330,7 @@ class Repository:
     def forget(self) -> None:
         """Let go of what was read of packs, once some of them are other than they were."""
         self._sealers.clear()
-        self.segments.forget()
+        self.__dict__.pop("segments", None)
 
     def check_documents(self) -> list[tuple[str, str]]:
         """What is wrong with the documents that this repository needs: (name, what)."""

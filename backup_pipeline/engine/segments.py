@@ -115,10 +115,6 @@ class Segments:
             return _HeldRows(self.read(segment))
         return _CheckedRows(self.open(segment), self._repository.segment_path(segment.name))
 
-    def forget(self) -> None:
-        """Let go of what is known of packs that stand for others."""
-        self._held.clear()
-
     def _standing(self, segment: Segment) -> list[Segment]:
         """The segments that stand for this one now; none where it stands for itself."""
         found = self._repository.state.replacements.get(f"manifests/{segment.name}", ())

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from backup_pipeline.engine.errors import BackupError, Conflict
@@ -28,6 +28,7 @@ from backup_pipeline_tests.engine.repositories import (
     open_repository,
 )
 from backup_pipeline_tests.engine.trees import State, state_of
+from backup_pipeline_tests.promises import Cases
 
 TIERS = ("one", "two", "three")
 
@@ -35,9 +36,9 @@ TIERS = ("one", "two", "three")
 class Scene:
     """A dataset in some tiers, with all that each snapshot stood for."""
 
-    def __init__(self, root: Path, seed: int = 1) -> None:
+    def __init__(self, root: Path, number: int = 1) -> None:
         self.root = root
-        self.chance = random.Random(seed)
+        self.chance = random.Random(number)
         self.source = root / "source"
         self.source.mkdir()
         self.stores = [MemoryStore(name) for name in TIERS]
@@ -284,19 +285,23 @@ damages = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(damages, st.integers(0, 1000), st.booleans())
-def test_repair_gives_back_what_any_tier_holds_and_never_makes_things_worse(
-    harm: list[tuple[int, str, int, str, float]], seed: int, source: bool
-) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        scene = Scene(Path(folder), seed)
-        _some_days(scene)
-        for tier, what, number, how, at in harm:
-            names = _names_even_if_damaged(scene, tier, what)
-            if names:
-                scene.damage(tier, names[number % len(names)], how, at)
-        _repair_all_and_compare(scene, source)
+@pytest.mark.promise("repair")
+def test_repair_gives_back_what_any_tier_holds_and_never_makes_things_worse(cases: Cases) -> None:
+    @seed(cases.seed)
+    @settings(max_examples=cases.scaled(15), deadline=None, suppress_health_check=list(HealthCheck))
+    @given(damages, st.integers(0, 1000), st.booleans())
+    def holds(harm: list[tuple[int, str, int, str, float]], number: int, source: bool) -> None:
+        cases.add()
+        with tempfile.TemporaryDirectory() as folder:
+            scene = Scene(Path(folder), number)
+            _some_days(scene)
+            for tier, what, which, how, at in harm:
+                names = _names_even_if_damaged(scene, tier, what)
+                if names:
+                    scene.damage(tier, names[which % len(names)], how, at)
+            _repair_all_and_compare(scene, source)
+
+    holds()
 
 
 def _some_days(scene: Scene) -> None:

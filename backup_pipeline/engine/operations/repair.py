@@ -19,17 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from backup_pipeline.engine.chunk_index import ChunkIndex
-from backup_pipeline.engine.crypto import Buffer
-from backup_pipeline.engine.errors import Conflict, DamageError, StoreError
+from backup_pipeline.engine.errors import DamageError, StoreError
 from backup_pipeline.engine.format.manifest import CHUNK_TYPE
 from backup_pipeline.engine.format.pack import RUN_BYTES
-from backup_pipeline.engine.format.record import Snapshot, is_hex, pack_name, pack_name_text, to_iso
+from backup_pipeline.engine.format.record import Snapshot, is_hex, pack_name, pack_name_text
 from backup_pipeline.engine.operations.donors import Chunk, Donors
+from backup_pipeline.engine.operations.mending import UNWRITABLE, Mending
 from backup_pipeline.engine.operations.reading import with_places
 from backup_pipeline.engine.operations.remanifest import Recovery, recover_segments
+from backup_pipeline.engine.operations.repair_packs import PackRepair
 from backup_pipeline.engine.operations.repair_report import RepairReport
 from backup_pipeline.engine.operations.stash import Stash
-from backup_pipeline.engine.operations.still_there import chunks_of_source
 from backup_pipeline.engine.operations.twins import Healed, heal_documents, heal_records
 from backup_pipeline.engine.operations.verify import verify
 from backup_pipeline.engine.progress import Meter, Report
@@ -39,7 +39,6 @@ from backup_pipeline.sources.base import Source
 __all__ = ["RepairReport", "repair"]
 
 _COLUMNS = ("path", "type", "size", "chunks")
-_UNWRITABLE = "it is to be had, but the log is damaged and cannot be written to"
 
 
 def repair(
@@ -88,19 +87,11 @@ class _Repair:
     ) -> None:
         self.repository = repository
         self.donors = donors
-        self.source = source
-        self.apply = apply
-        self.clock = clock
         self.report = report
         self.meter = Meter(f"repair {repository.dataset} in {repository.tier}", report)
         self.result = RepairReport(repository.dataset, repository.tier, apply)
-        self.lost: dict[bytes, set[bytes]] = {}  # ids that no one has, by pack
-        self.touched: set[bytes] = set()
-
-    @property
-    def writes(self) -> bool:
-        """Whether anything new can be referred to."""
-        return self.apply and not self.repository.log.lost
+        self.mending = Mending(repository, donors, source, apply, clock, self.meter, self.result)
+        self.packs = PackRepair(self.mending)
 
     def run(self, read_data: float) -> RepairReport:
         """Do it."""
@@ -115,14 +106,14 @@ class _Repair:
             for name, needed in found.items()
             if name.startswith(f"{repository.prefix}packs/")
         }
-        self._packs(packs)
+        self.packs.run(packs)
         result.leave_rest()
         self.meter.enter("telling what stays lost")
         self._tell_lost()
         result.ok = result.damage_count == 0
-        if self.apply and result.damage_count:
+        if self.mending.apply and result.damage_count:
             repository.forget()
-            result.ok = verify(repository, only=self.touched, report=self.report).ok
+            result.ok = verify(repository, only=self.packs.touched, report=self.report).ok
         result.notes = list(self.donors.notes)
         result.elsewhere = dict(self.donors.bytes_from)
         result.duration_s = self.meter.elapsed_s
@@ -156,9 +147,9 @@ class _Repair:
         documents = [
             name for name in found if name.startswith(("store", "keys/", f"{prefix}keys/"))
         ]
-        healed = heal_documents(self.repository, documents, apply=self.apply)
+        healed = heal_documents(self.repository, documents, apply=self.mending.apply)
         sequences = [int(name[-8:]) for name in records]
-        healed += heal_records(self.repository, sequences, apply=self.apply)
+        healed += heal_records(self.repository, sequences, apply=self.mending.apply)
         self._note_healed(healed)
 
     def _note_healed(self, healed: Sequence[Healed]) -> None:
@@ -181,11 +172,11 @@ class _Repair:
             self.result.leave(folder + name, why)
         for snapshot in recovery.lost:
             self.result.lose_snapshot(snapshot)
-        if recovery.rows and self.writes:
+        if recovery.rows and self.mending.writes:
             self._replace_segments(recovery)
-        elif self.apply:
+        elif self.mending.apply:
             for name in recovery.rows:
-                self.result.leave(folder + name, _UNWRITABLE)
+                self.result.leave(folder + name, UNWRITABLE)
             return
         for name in recovery.rows:
             self.result.mend(folder + name, f"written anew from tier {recovery.tiers.get(name)}")
@@ -211,7 +202,7 @@ class _Repair:
                 packs = placed.column("chunks").combine_chunks().flatten().field("pack").unique()
                 refers |= {f"manifests/{segment.name}"}
                 refers |= {pack_name_text(pack) for pack in packs.to_pylist()}
-        self._record(replaced, refers, "manifests were damaged")
+        self.mending.record(replaced, refers, "manifests were damaged")
 
     def _index_for(self, chain: str, tables: Any) -> ChunkIndex:
         """Where this chain has the chunks of some rows; what it lacks is brought."""
@@ -234,8 +225,8 @@ class _Repair:
                 index.take_up(pack, listed)
                 for identity in held & missing.keys():
                     del missing[identity]
-        stash = Stash(self.repository, chain, index, self.clock)
-        self._bring(list(missing.values()), stash.add)
+        stash = Stash(self.repository, chain, index, self.mending.clock)
+        self.mending.bring(list(missing.values()), stash.add)
         self.result.stored_bytes += stash.close()
         return index
 
@@ -250,191 +241,15 @@ class _Repair:
                 if is_hex(digest, 32) and f"packs/{run}/{digest}" not in state.condemned:
                     yield bytes.fromhex(run + digest)
 
-    # -- packs
-
-    def _packs(self, packs: Mapping[bytes, Sequence[str]]) -> None:
-        """Heal packs in place where their bytes are to be had; store the chunks of others anew."""
-        self.meter.enter("healing packs")
-        chains: dict[str, list[bytes]] = {}
-        for name, snapshots in packs.items():
-            self.touched.add(name)
-            if not self._heal_pack(name):
-                chain = self.repository.state.snapshot(snapshots[0]).chain
-                chains.setdefault(chain, []).append(name)
-        if not chains:
-            return
-        self.meter.enter("storing chunks anew")
-        needed = self._needed({name for names in chains.values() for name in names})
-        replaced: dict[str, list[Any]] = {}
-        for chain, names in sorted(chains.items()):
-            replaced |= self._rebuild(chain, {name: needed[name] for name in names})
-        if replaced:
-            refers = {other for others in replaced.values() for other in others}
-            self._record(replaced, refers, "packs were damaged")
-
-    def _heal_pack(self, name: bytes) -> bool:
-        """Put a pack's own bytes in its place, if a sibling has them."""
-        path = self.repository.pack_path(name)
-        if name[:RUN_BYTES].hex() not in self.repository.state.runs:
-            return False  # what it holds could not be opened
-        for content in self.donors.same_pack(name):
-            if self.apply:
-                self.repository.refresh()
-                if self._is_condemned(pack_name_text(name)):
-                    return False
-                self.repository.store.heal(path, content)
-            self.result.mend(path, "healed with the same bytes of another tier")
-            return True
-        return False
-
-    def _is_condemned(self, name: str) -> bool:
-        """Whether a thing, or all of its run, will be deleted."""
-        condemned = self.repository.state.condemned
-        return name in condemned or name.rpartition("/")[0] in condemned
-
-    def _needed(self, packs: set[bytes]) -> dict[bytes, dict[bytes, Chunk]]:
-        """What live manifests place in some packs, by pack and id."""
-        found: dict[bytes, dict[bytes, Chunk]] = {name: {} for name in packs}
-        names = pa.array(sorted(packs), CHUNK_TYPE.field("pack").type)
-        for rows in self._live_rows(("path", "type", "chunks")):
-            flat: Any = rows.column("chunks").combine_chunks().flatten()
-            for values in flat.filter(pc.is_in(flat.field("pack"), value_set=names)).to_pylist():
-                chunk = Chunk(**values)
-                found[chunk.pack].setdefault(chunk.id, chunk)
-        return found
-
-    def _live_rows(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Rows of all segments of live snapshots, each once; of those that can be read."""
-        unique = {
-            segment.name: segment
-            for snapshot in self.repository.snapshots()
-            for segment in snapshot.segments
-        }
-        for segment in unique.values():
-            try:
-                rows = self.repository.segments.rows(segment)
-            except DamageError:
-                continue
-            yield from rows.batches(columns)
-
-    def _rebuild(
-        self, chain: str, needed: Mapping[bytes, Mapping[bytes, Chunk]]
-    ) -> dict[str, list[str]]:
-        """Store the chunks of some damaged packs of a chain anew.
-
-        Returns:
-            What is to be read instead of each, by name.
-        """
-        index = ChunkIndex()
-        wanted = {identity: chunk for held in needed.values() for identity, chunk in held.items()}
-        stash = Stash(self.repository, chain, index, self.clock) if self.writes else None
-        try:
-            opened, brought = self._find(needed, wanted, stash.add if stash else _nowhere)
-        except BaseException:
-            if stash is not None:
-                stash.abandon()
-            raise
-        if stash is not None:
-            self.result.stored_bytes += stash.close()
-        replaced: dict[str, list[str]] = {}
-        for name, held in needed.items():
-            lost = held.keys() - opened - brought
-            if lost:
-                self.lost[name] = set(lost)
-            path = self.repository.pack_path(name)
-            if lost and not held.keys() & brought:
-                self.result.leave(path, f"{len(lost)} of its chunks are nowhere else")
-                continue
-            how = "its chunks stored anew"
-            if self.apply and stash is None:
-                self.result.leave(path, _UNWRITABLE)
-            elif lost:
-                self.result.leave(path, f"{how} but for {len(lost)}, which are nowhere else")
-            else:
-                self.result.mend(path, how)
-            if stash is not None:
-                text = pack_name_text(name)
-                others = self.repository.state.replacements.get(text, [])
-                new = _packs_with(index, held.keys() & (opened | brought))
-                replaced[text] = [*others, *(one for one in new if one not in others)]
-                self.touched |= {pack_name(one) for one in replaced[text]}
-        return replaced
-
-    def _find(
-        self,
-        needed: Mapping[bytes, Mapping[bytes, Chunk]],
-        wanted: Mapping[bytes, Chunk],
-        add: Callable[[bytes, Buffer], None],
-    ) -> tuple[set[bytes], set[bytes]]:
-        """Chunks that the damaged packs still give, and chunks that were had elsewhere."""
-        opened: set[bytes] = set()
-        for held in needed.values():
-            for found in self.donors.own([one for one in held.values() if one.id not in opened]):
-                opened.add(found.id)
-                add(found.id, found.content)
-                self.meter.add(len(found.content), 0)
-        rest = [chunk for identity, chunk in wanted.items() if identity not in opened]
-        return opened, self._bring(rest, add)
-
-    def _bring(self, chunks: Sequence[Chunk], add: Callable[[bytes, Buffer], None]) -> set[bytes]:
-        """Have chunks from siblings, from this tier's other packs, or from the source."""
-        brought: set[bytes] = set()
-        if not chunks:
-            return brought
-        newest = next(iter(reversed(self.repository.snapshots())), None)
-        for found in self.donors.chunks(chunks, snapshot=newest):
-            brought.add(found.id)
-            add(found.id, found.content)
-            self.meter.add(len(found.content), 0)
-        self.donors.require()
-        rest = {chunk.id for chunk in chunks} - brought
-        if rest and self.source is not None:
-            rows = self._live_rows(("path", "type", "size", "etag", "chunks"))
-            for identity, content in chunks_of_source(
-                self.source, rows, rest, self.repository.keys.identity, self.donors.note
-            ):
-                brought.add(identity)
-                add(identity, content)
-                self.result.from_source_bytes += len(content)
-        return brought
-
-    # -- the record
-
-    def _record(self, replaced: Mapping[str, list[Any]], refers: set[str], reason: str) -> None:
-        """Say what is to be read instead; from then on it is."""
-        repository = self.repository
-        before = {name: repository.state.replacements.get(name) for name in replaced}
-
-        def recheck() -> None:
-            state = repository.state
-            gone = sorted(name for name in {*refers, *replaced} if self._is_condemned(name))
-            changed = [name for name in before if state.replacements.get(name) != before[name]]
-            if gone or changed:
-                what = f"condemned {gone[0]}" if gone else f"repaired {changed[0]}"
-                raise Conflict(
-                    f"another process {what} while {repository.dataset} was repaired",
-                    "run the repair again",
-                )
-
-        repository.refresh()
-        recheck()
-        body = {
-            "type": "replacement",
-            "replacements": dict(replaced),
-            "reason": reason,
-            "at": to_iso(self.clock()),
-        }
-        repository.log.append(body, recheck)
-        repository.forget()
-
     # -- what stays lost
 
     def _tell_lost(self) -> None:
         """Name the files of live snapshots that need a chunk that nobody has."""
-        if not self.lost:
+        lost = self.packs.lost
+        if not lost:
             return
-        packs = pa.array(sorted(self.lost), CHUNK_TYPE.field("pack").type)
-        ids = {(pack, identity) for pack, found in self.lost.items() for identity in found}
+        packs = pa.array(sorted(lost), CHUNK_TYPE.field("pack").type)
+        ids = {(pack, identity) for pack, found in lost.items() for identity in found}
         for snapshot in self.repository.snapshots():
             try:
                 entries = self.repository.segments.entries(snapshot)
@@ -448,20 +263,6 @@ class _Repair:
                     chunks = row["chunks"] or ()
                     if any((one["pack"], one["id"]) in ids for one in chunks):
                         self.result.lose(row["path"], row["size"], snapshot)
-
-
-def _nowhere(identity: bytes, content: Buffer) -> None:
-    """Where chunks go under a dry run."""
-
-
-def _packs_with(index: ChunkIndex, ids: Any) -> list[str]:
-    """Names of the packs that hold some chunks, as records say them."""
-    rows = [index.claim(identity)[0] for identity in ids]
-    places = index.places(rows)
-    assert places is not None, "the stash is closed"
-    names = index.names_of(sorted({int(number) for number in places[:, 0]}))
-    assert names is not None, "the stash is closed"
-    return [pack_name_text(name) for name in names]
 
 
 def _placed(rows: pa.Table, index: ChunkIndex) -> pa.Table:

@@ -1,0 +1,164 @@
+"""The packs of a repair: healed in place where their bytes are to be had, else stored anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from backup_pipeline.engine.chunk_index import ChunkIndex
+from backup_pipeline.engine.crypto import Buffer
+from backup_pipeline.engine.format.manifest import CHUNK_TYPE
+from backup_pipeline.engine.format.pack import RUN_BYTES
+from backup_pipeline.engine.format.record import pack_name, pack_name_text
+from backup_pipeline.engine.operations.donors import Chunk
+from backup_pipeline.engine.operations.mending import UNWRITABLE, Mending
+from backup_pipeline.engine.operations.stash import Stash
+
+__all__ = ["PackRepair"]
+
+
+class PackRepair:
+    """Puts damaged packs of one repository right.
+
+    Args:
+        mending: The repair's means.
+
+    Attributes:
+        lost: Ids of chunks that nobody has, by the pack that should hold them.
+        touched: Packs that were damaged, and those that stand for them.
+    """
+
+    def __init__(self, mending: Mending) -> None:
+        self.mending = mending
+        self.repository = mending.repository
+        self.donors = mending.donors
+        self.meter = mending.meter
+        self.result = mending.result
+        self.lost: dict[bytes, set[bytes]] = {}
+        self.touched: set[bytes] = set()
+
+    def run(self, packs: Mapping[bytes, Sequence[str]]) -> None:
+        """Heal packs in place where their bytes are to be had; store the chunks of others anew."""
+        self.meter.enter("healing packs")
+        chains: dict[str, list[bytes]] = {}
+        for name, snapshots in packs.items():
+            self.touched.add(name)
+            if not self._heal_pack(name):
+                chain = self.repository.state.snapshot(snapshots[0]).chain
+                chains.setdefault(chain, []).append(name)
+        if not chains:
+            return
+        self.meter.enter("storing chunks anew")
+        needed = self._needed({name for names in chains.values() for name in names})
+        replaced: dict[str, list[Any]] = {}
+        for chain, names in sorted(chains.items()):
+            replaced |= self._rebuild(chain, {name: needed[name] for name in names})
+        if replaced:
+            refers = {other for others in replaced.values() for other in others}
+            self.mending.record(replaced, refers, "packs were damaged")
+
+    def _heal_pack(self, name: bytes) -> bool:
+        """Put a pack's own bytes in its place, if a sibling has them."""
+        path = self.repository.pack_path(name)
+        if name[:RUN_BYTES].hex() not in self.repository.state.runs:
+            return False  # what it holds could not be opened
+        for content in self.donors.same_pack(name):
+            if self.mending.apply:
+                self.repository.refresh()
+                if self.mending.is_condemned(pack_name_text(name)):
+                    return False
+                self.repository.store.heal(path, content)
+            self.result.mend(path, "healed with the same bytes of another tier")
+            return True
+        return False
+
+    def _needed(self, packs: set[bytes]) -> dict[bytes, dict[bytes, Chunk]]:
+        """What live manifests place in some packs, by pack and id."""
+        found: dict[bytes, dict[bytes, Chunk]] = {name: {} for name in packs}
+        names = pa.array(sorted(packs), CHUNK_TYPE.field("pack").type)
+        for rows in self.mending.live_rows(("path", "type", "chunks")):
+            flat: Any = rows.column("chunks").combine_chunks().flatten()
+            for values in flat.filter(pc.is_in(flat.field("pack"), value_set=names)).to_pylist():
+                chunk = Chunk(**values)
+                found[chunk.pack].setdefault(chunk.id, chunk)
+        return found
+
+    def _rebuild(
+        self, chain: str, needed: Mapping[bytes, Mapping[bytes, Chunk]]
+    ) -> dict[str, list[str]]:
+        """Store the chunks of some damaged packs of a chain anew.
+
+        Returns:
+            What is to be read instead of each, by name.
+        """
+        index = ChunkIndex()
+        wanted = {identity: chunk for held in needed.values() for identity, chunk in held.items()}
+        stash = (
+            Stash(self.repository, chain, index, self.mending.clock)
+            if self.mending.writes
+            else None
+        )
+        try:
+            opened, brought = self._find(needed, wanted, stash.add if stash else _nowhere)
+        except BaseException:
+            if stash is not None:
+                stash.abandon()
+            raise
+        if stash is not None:
+            self.result.stored_bytes += stash.close()
+        replaced: dict[str, list[str]] = {}
+        for name, held in needed.items():
+            lost = held.keys() - opened - brought
+            if lost:
+                self.lost[name] = set(lost)
+            path = self.repository.pack_path(name)
+            if lost and not held.keys() & brought:
+                self.result.leave(path, f"{len(lost)} of its chunks are nowhere else")
+                continue
+            how = "its chunks stored anew"
+            if self.mending.apply and stash is None:
+                self.result.leave(path, UNWRITABLE)
+            elif lost:
+                self.result.leave(path, f"{how} but for {len(lost)}, which are nowhere else")
+            else:
+                self.result.mend(path, how)
+            if stash is not None:
+                text = pack_name_text(name)
+                others = self.repository.state.replacements.get(text, [])
+                new = _packs_with(index, held.keys() & (opened | brought))
+                replaced[text] = [*others, *(one for one in new if one not in others)]
+                self.touched |= {pack_name(one) for one in replaced[text]}
+        return replaced
+
+    def _find(
+        self,
+        needed: Mapping[bytes, Mapping[bytes, Chunk]],
+        wanted: Mapping[bytes, Chunk],
+        add: Callable[[bytes, Buffer], None],
+    ) -> tuple[set[bytes], set[bytes]]:
+        """Chunks that the damaged packs still give, and chunks that were had elsewhere."""
+        opened: set[bytes] = set()
+        for held in needed.values():
+            for found in self.donors.own([one for one in held.values() if one.id not in opened]):
+                opened.add(found.id)
+                add(found.id, found.content)
+                self.meter.add(len(found.content), 0)
+        rest = [chunk for identity, chunk in wanted.items() if identity not in opened]
+        return opened, self.mending.bring(rest, add)
+
+
+def _nowhere(identity: bytes, content: Buffer) -> None:
+    """Where chunks go under a dry run."""
+
+
+def _packs_with(index: ChunkIndex, ids: Any) -> list[str]:
+    """Names of the packs that hold some chunks, as records say them."""
+    rows = [index.claim(identity)[0] for identity in ids]
+    places = index.places(rows)
+    assert places is not None, "the stash is closed"
+    names = index.names_of(sorted({int(number) for number in places[:, 0]}))
+    assert names is not None, "the stash is closed"
+    return [pack_name_text(name) for name in names]
