@@ -51,11 +51,14 @@ def key_set_name(folder: str, number: int) -> str:
     return f"{folder}{number:08d}"
 
 
-def put_twice(store: Store, name: str, content: bytes, decode: Decode[T]) -> T:
+def put_twice(store: Store, name: str, content: bytes, decode: Decode[T]) -> tuple[T, bytes]:
     """Write a document; or, if another writer's came first, see that both of its copies are there.
 
     Returns:
-        The document that counts.
+        The document that counts, and its bytes.
+
+    Raises:
+        DamageError: The twin is damaged, or both copies are good and differ.
     """
     twin = twin_of(name)
     try:
@@ -63,8 +66,24 @@ def put_twice(store: Store, name: str, content: bytes, decode: Decode[T]) -> T:
     except ObjectExists:
         content = bytes(store.get(twin))
     document = decode(content, twin)
-    store.put(name, content)
-    return document
+    try:
+        store.put(name, content)
+    except ObjectExists:
+        if _is_good(store, name, decode):
+            raise DamageError(
+                f"{store.url}: {name} and its twin are different documents",
+                "the place was written to twice; choose an empty one, or remove the wrong copy",
+            ) from None
+        # A damaged copy is verify's to report; the twin stands for both.
+    return document, content
+
+
+def _is_good(store: Store, name: str, decode: Decode[T]) -> bool:
+    try:
+        decode(store.get(name), name)
+    except DamageError:
+        return False
+    return True
 
 
 def read_either(store: Store, name: str, decode: Decode[T], *, mend: bool = False) -> T:

@@ -224,13 +224,13 @@ class UnlockedStore:
             fresh.wrap(self._keks) if self.encrypted else [],
         )
         # If another writer made it at the same time, its keys count.
-        put_twice(self.store, name, encode_key_set(key_set), decode_key_set)
-        opened = self._open(prefix, fresh=True)
-        assert opened is not None
+        made, content = put_twice(self.store, name, encode_key_set(key_set), decode_key_set)
+        opened = self._open(prefix, made=made)
+        assert opened is not None, "it has a key set"
         if opened.log.next_sequence == 0:
             first = {
                 "type": "keys",
-                "key_set": sha256_hex(self.store.get(name)),
+                "key_set": sha256_hex(content),
                 "dataset": dataset,
                 "tier": tier,
                 "deployment": deployment,
@@ -240,8 +240,9 @@ class UnlockedStore:
                 opened.log.append(first, recheck=opened.already_begun)
         return opened
 
-    def _open(self, prefix: str, *, fresh: bool = False) -> Repository | None:
-        found = key_sets(self.store, f"{prefix}keys/", mend=fresh)
+    def _open(self, prefix: str, *, made: KeySet | None = None) -> Repository | None:
+        """A repository; None where there is none. ``made`` is the key set of one just begun."""
+        found = [made] if made is not None else key_sets(self.store, f"{prefix}keys/")
         if not found:
             if not self.store.list_names(f"{prefix}log/"):
                 return None
@@ -261,7 +262,7 @@ class UnlockedStore:
         repository = Repository(self.store, prefix, keys)
         repository.log.open()
         if repository.log.next_sequence == 0:
-            return repository if fresh else None
+            return repository if made is not None else None
         if repository.dataset and self.prefix(repository.dataset) != prefix:
             raise DamageError(
                 f"{self.store.url}/{prefix} holds {repository.dataset}, which belongs elsewhere",

@@ -123,7 +123,7 @@ def _descriptor(store: Store, secrets: Sequence[Secret], *, create: bool) -> Des
         "none" if plain else "aes-256-gcm",
         None if plain else KeyEncryptionKey.new_parameters(),
     )
-    return put_twice(store, STORE_NAME, encode_descriptor(descriptor), decode_descriptor)
+    return put_twice(store, STORE_NAME, encode_descriptor(descriptor), decode_descriptor)[0]
 
 
 def _first_key_set(
@@ -133,7 +133,7 @@ def _first_key_set(
     wraps = [wrap(kek, "store", descriptor.store, key) for kek in keks]
     name = key_set_name("keys/", 0)
     content = encode_key_set(KeySet(name, descriptor.store, descriptor.kdf, None, wraps))
-    return put_twice(store, name, content, decode_key_set)
+    return put_twice(store, name, content, decode_key_set)[0]
 
 
 def _nothing_here(store: Store) -> NotFound:
