@@ -128,6 +128,9 @@ class Dataset:
         late: Whether present state may be stored for a past day.
         on_change: None where changes start no backup.
         policy: Name of the policy.
+        expire: How often the plan's schedule expires what is beyond ``keep``; None: never.
+        prune: How often it deletes what no snapshot needs; None: never.
+        legal_hold: Why nothing of the dataset may expire or be deleted; None where it may.
         keep_slices: For ``holds: slice``: how long a slice is kept; None is for ever.
         solid: Whether small files share segments.
     """
@@ -144,6 +147,9 @@ class Dataset:
     on_change: OnChange | None = None
     anomaly: Anomaly | None = Anomaly()
     run: RunRules = RunRules()
+    expire: Literal["day", "week"] | None = None
+    prune: Literal["day", "week", "month"] | None = None
+    legal_hold: str | None = None
     keep_slices: timedelta | None = None
     group: str | None = None
     solid: bool = True

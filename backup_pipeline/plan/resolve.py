@@ -239,6 +239,7 @@ def _dataset(plan: PlanWritten, written: DatasetWritten, key: str) -> Dataset:
     override = written.override or OverrideWritten()
     tiers = dataset_tiers(plan, written)
     keep_slices = written.keep_slices
+    expire, prune = override.expire or policy.expire, override.prune or policy.prune
     return Dataset(
         key=key,
         source=_source(written, key),
@@ -251,6 +252,9 @@ def _dataset(plan: PlanWritten, written: DatasetWritten, key: str) -> Dataset:
         drill=_drill(policy, override),
         on_change=_on_change(policy, override, next(iter(tiers.values())), written.holds),
         anomaly=_anomaly(policy, override),
+        expire=expire.every if expire is not None and expire.enabled else None,
+        prune=prune.every if prune is not None and prune.enabled else None,
+        legal_hold=written.legal_hold,
         run=_run(policy, override),
         keep_slices=keep_slices if isinstance(keep_slices, timedelta) else None,
         group=written.group,

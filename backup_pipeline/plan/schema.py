@@ -231,6 +231,20 @@ class DrillWritten(Written):
     sample: Share = 0.01
 
 
+class ExpireWritten(Written):
+    """How often snapshots beyond ``keep`` are expired; off unless it is written."""
+
+    enabled: Flag = True
+    every: Annotated[Literal["day", "week"], choice("day", "week")] = "day"
+
+
+class PruneWritten(Written):
+    """How often what no snapshot needs is deleted; off unless it is written."""
+
+    enabled: Flag = True
+    every: Annotated[Literal["day", "week", "month"], choice("day", "week", "month")] = "week"
+
+
 class AnomalyWritten(Written):
     """Shares beyond which a snapshot counts as suspicious; unset: by the dataset's own history."""
 
@@ -275,6 +289,8 @@ class PolicyFields(Written):
     rto: Duration | None = None
     drill: Annotated[DrillWritten, BeforeValidator(_off_or_on)] | None = None
     anomaly: Annotated[AnomalyWritten, BeforeValidator(_off_or_on)] | None = None
+    expire: Annotated[ExpireWritten, BeforeValidator(_off_or_on)] | None = None
+    prune: Annotated[PruneWritten, BeforeValidator(_off_or_on)] | None = None
     run: RunWritten | None = None
 
 
@@ -338,6 +354,7 @@ class DatasetWritten(Written):
     holds: Holds = "whole"
     keep_slices: Annotated[str | timedelta, PlainValidator(_keep_slices)] | None = None
     late: Late | None = None
+    legal_hold: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     group: Name | None = None
     solid: Flag = True
     symlinks: Annotated[str, PlainValidator(_symlinks)] = "keep"

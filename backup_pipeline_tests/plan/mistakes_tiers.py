@@ -227,6 +227,18 @@ MISTAKES = [
         "'deleted'",
     ),
     Mistake(
+        "expire too seldom",
+        policy("tiers: [{name: local}]\nexpire: {every: month} #!"),
+        "policies.default.expire.every",
+        "not one of day, week",
+    ),
+    Mistake(
+        "prune too often",
+        policy("tiers: [{name: local}]\nprune: {every: hour} #!"),
+        "policies.default.prune.every",
+        "not one of day, week, month",
+    ),
+    Mistake(
         "tag that Dagster refuses",
         policy("tiers: [{name: local}]\nrun: {tags: {team: a/b}} #!"),
         "policies.default.run.tags.team",

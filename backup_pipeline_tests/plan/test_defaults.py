@@ -240,6 +240,8 @@ def test_an_override_changes_one_dataset_only() -> None:
     override = {
         "tiers": {"cloud": {"every": "day", "keep": {"last": 2}}, "offsite": False},
         "drill": False,
+        "expire": True,
+        "prune": {"every": "month"},
         "on_change": False,
         "anomaly": {"deleted": "20%"},
         "rpo": "30 hours",
@@ -255,6 +257,7 @@ def test_an_override_changes_one_dataset_only() -> None:
     cloud = a.tiers["cloud"]
     assert (cloud.every, cloud.weekday, cloud.keep) == ("day", None, Keep(last=2))
     assert (a.drill, a.on_change, a.late) == (None, None, "accept")
+    assert (a.expire, a.prune, b.expire, b.prune) == ("day", "month", None, None)
     assert a.anomaly is not None
     assert a.anomaly.deleted == 0.2
     assert a.rpo["local"] == timedelta(hours=30)
