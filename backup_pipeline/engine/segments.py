@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence, Set
+from collections.abc import Generator, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -20,7 +20,7 @@ from backup_pipeline.engine.format.manifest import (
     merge,
     merge_batches,
 )
-from backup_pipeline.engine.format.record import Segment, pack_name
+from backup_pipeline.engine.format.record import Segment, pack_name, pack_name_text
 from backup_pipeline.engine.format.sealed import Seal, Sink, Unsealed, open_sealed
 from backup_pipeline.engine.replacements import Places, places_in, resolve
 
@@ -32,6 +32,8 @@ __all__ = ["CHECKED_COLUMNS", "Entries", "SegmentRows", "Segments", "ahead"]
 
 CHECKED_COLUMNS = ("path", "type", "state", "size", "holes", "chunks")
 """Where all of these are read, all that rows say is held against one another."""
+
+_PACKS_COLUMNS = ("path", "type", "chunks")
 
 T = TypeVar("T")
 
@@ -114,6 +116,42 @@ class Segments:
         if self._standing(segment) or self._replaced():
             return _HeldRows(self.read(segment))
         return _CheckedRows(self.open(segment), self._repository.segment_path(segment.name))
+
+    def needs(self, segments: Iterable[Segment]) -> set[str]:
+        """Names, below the prefix, of all that reading some segments and their bytes may take.
+
+        What was replaced is named beside its replacements: some chunk may be left in it alone.
+
+        Raises:
+            DamageError: One of them cannot be read, and nothing stands for it.
+        """
+        names: set[str] = set()
+        waiting = list(segments)
+        while waiting:
+            segment = waiting.pop()
+            if f"manifests/{segment.name}" in names:
+                continue
+            names.add(f"manifests/{segment.name}")
+            standing = self._standing(segment)
+            waiting += standing
+            if not standing:
+                for rows in self.open(segment).batches(_PACKS_COLUMNS):
+                    chunks = rows.column("chunks").combine_chunks().flatten()
+                    packs = chunks.field("pack").unique().to_pylist()
+                    names.update(pack_name_text(name) for name in packs)
+        return names | self._standing_packs(names)
+
+    def _standing_packs(self, names: Set[str]) -> set[str]:
+        """The packs that stand for some of these, replacements of replacements included."""
+        replaced = self._repository.state.replacements
+        found: set[str] = set()
+        waiting = [name for name in names if name.startswith("packs/") and name in replaced]
+        while waiting:
+            for name in replaced[waiting.pop()]:
+                if name not in found:
+                    found.add(name)
+                    waiting += [name] if name in replaced else []
+        return found
 
     def _standing(self, segment: Segment) -> list[Segment]:
         """The segments that stand for this one now; none where it stands for itself."""

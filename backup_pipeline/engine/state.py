@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from typing import Any, cast
 
 from backup_pipeline.engine.errors import DamageError, UsageError
-from backup_pipeline.engine.format.record import Record, Segment, Snapshot
+from backup_pipeline.engine.format.record import Record, Segment, Snapshot, from_iso
 
 __all__ = ["RepositoryState", "best_of"]
 
@@ -33,7 +33,8 @@ class RepositoryState:
         deployment: The deployment allowed to write here; None for any.
         runs: Run id to its wraps and what it set out to do.
         snapshots: Snapshot id to (sequence, body), in commit order.
-        expired: Snapshot id to the reason of its expiry.
+        expired: Snapshot id to the reason of its expiry; those that a checkpoint left out are gone.
+        expired_days: Days of complete snapshots that expired and that a checkpoint left out.
         pinned: Snapshot id to the pin's words.
         condemned: Name of an object to the sequence of the record that condemned it.
         replacements: Name of a pack to the names of the packs that hold its chunks now; name of a
@@ -52,6 +53,7 @@ class RepositoryState:
     runs: dict[str, dict[str, Any]] = field(default_factory=_by_name)
     snapshots: dict[str, tuple[int, Mapping[str, Any]]] = field(default_factory=_by_name)
     expired: dict[str, str] = field(default_factory=_by_name)
+    expired_days: set[str] = field(default_factory=set[str])
     pinned: dict[str, str] = field(default_factory=_by_name)
     condemned: dict[str, int] = field(default_factory=_by_name)
     replacements: dict[str, list[Any]] = field(default_factory=_by_name)
@@ -85,7 +87,7 @@ class RepositoryState:
                 case "pin":
                     self._pin(body)
                 case "condemn":
-                    self.condemned.update(dict.fromkeys(_names(body["names"]), record.sequence))
+                    self._condemn(_names(body["names"]), record.sequence)
                 case "replacement":
                     for name, others in body["replacements"].items():
                         self.replacements[name] = _standing(name, others)
@@ -123,12 +125,65 @@ class RepositoryState:
         else:
             self.pinned.pop(snapshot, None)
 
+    def _condemn(self, names: list[str], sequence: int) -> None:
+        self.condemned.update(dict.fromkeys(names, sequence))
+        runs = {name for name in names if name.startswith("packs/") and name.count("/") == 1}
+        if runs:  # the word over a whole run includes those over its packs
+            self.condemned = {
+                name: at
+                for name, at in self.condemned.items()
+                if name.count("/") == 1 or name.rsplit("/", 1)[0] not in runs
+            }
+
+    @property
+    def newest_condemnation(self) -> int:
+        """Sequence of the record that condemned something last; -1 where none did."""
+        return max(self.condemned.values(), default=-1)
+
+    def is_condemned(self, name: str) -> bool:
+        """Whether an object was condemned, by its own name or with its whole run."""
+        return name in self.condemned or name.rsplit("/", 1)[0] in self.condemned
+
+    def days_expired(self) -> set[date]:
+        """Days that had a good snapshot and have none any more, because it expired."""
+        days = set(self.expired_days)
+        for key in self.expired:
+            _, body = self.snapshots.get(key, (0, {}))
+            if body.get("status") == "complete":
+                days.add(str(body["day"]))
+        live = {one.day for one in self.live() if one.status == "complete"}
+        return {date.fromisoformat(day) for day in days} - live
+
+    def newest_moment(self) -> datetime | None:
+        """The newest time that a writer's clock left in the log's runs and snapshots."""
+        said = [str(body.get("started_at", "")) for body in self.runs.values()]
+        said += [str(body["finished_at"]) for _, body in self.snapshots.values()]
+        newest = max(said, default="")  # they are written alike, so they compare as text
+        return from_iso(newest) if newest else None
+
     def checkpoint(self) -> dict[str, Any]:
-        """The body of a checkpoint record of this state."""
+        """The body of a checkpoint record of this state; what expired is left out."""
         state = {name: getattr(self, name) for name in _CHECKPOINT}
-        state["snapshots"] = [[sequence, body] for sequence, body in self.snapshots.values()]
+        left_out = {key: body for key, (_, body) in self.snapshots.items() if key in self.expired}
+        finished = {body.get("run") for body in left_out.values()}
+        state["snapshots"] = [
+            [sequence, body]
+            for key, (sequence, body) in self.snapshots.items()
+            if key not in left_out
+        ]
+        state["expired"] = {}
+        state["pinned"] = {
+            key: words for key, words in self.pinned.items() if key not in self.expired
+        }
+        state["runs"] = {
+            run: {**body, "finished": True} if run in finished else body
+            for run, body in self.runs.items()
+        }
         state["unknown"] = [[sequence, body] for sequence, body in self.unknown]
-        return {"type": "checkpoint", "state": {**self.extra, **state}}
+        good = {body["day"] for body in left_out.values() if body["status"] == "complete"}
+        days = sorted(self.expired_days | good)
+        more = {"expired_days": days} if days else {}
+        return {"type": "checkpoint", "state": {**self.extra, **state, **more}}
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         for name in _CHECKPOINT:
@@ -144,7 +199,9 @@ class RepositoryState:
         }
         self.snapshots = {_text(body, "id"): (int(at), body) for at, body in state["snapshots"]}
         self.unknown = [(int(sequence), dict(body)) for sequence, body in state["unknown"]]
-        self.extra = {name: value for name, value in state.items() if name not in _CHECKPOINT}
+        self.expired_days = {date.fromisoformat(day).isoformat() for day in _days(state)}
+        known = {*_CHECKPOINT, "expired_days"}
+        self.extra = {name: value for name, value in state.items() if name not in known}
         self.parsed.clear()
 
     def live(self) -> list[Snapshot]:
@@ -165,6 +222,7 @@ class RepositoryState:
     ) -> dict[str, Any] | None:
         """The newest run of the same work that committed no snapshot, to take up its packs."""
         finished = {body.get("run") for _, body in self.snapshots.values()}
+        finished |= {run for run, body in self.runs.items() if body.get("finished")}
         # A name that was condemned must not come back, so neither does a run that has one.
         finished |= {name.split("/")[1] for name in self.condemned if name.startswith("packs/")}
         same = [
@@ -193,6 +251,13 @@ _CHECKPOINT = (
     "replacements",
     "unknown",
 )
+
+
+def _days(state: Mapping[str, Any]) -> list[str]:
+    value = state.get("expired_days", [])
+    if not isinstance(value, list):
+        raise TypeError("expired_days is no list")
+    return cast("list[str]", value)
 
 
 def _text(body: Mapping[str, Any], name: str) -> str:

@@ -32,7 +32,6 @@ from backup_pipeline.engine.format.record import (
     Segment,
     Snapshot,
     is_hex,
-    pack_name_text,
     to_iso,
 )
 from backup_pipeline.engine.manifest import printable
@@ -50,7 +49,6 @@ __all__ = [
     "newest_entries",
     "paths_and_sizes",
     "take_up_packs",
-    "used_packs",
 ]
 
 MOST_PROBLEMS = 100
@@ -289,25 +287,24 @@ class NewRows:
         return merged, encoder.rows
 
 
-def commit(repository: Repository, snapshot: Snapshot, known_condemned: int) -> Snapshot:
+def commit(repository: Repository, snapshot: Snapshot, known_condemnation: int) -> Snapshot:
     """Append the snapshot's record; it is restorable from then on.
 
     Args:
         repository: Where.
         snapshot: What; sequence and digest are filled in.
-        known_condemned: How many objects were condemned when the run began.
+        known_condemnation: Which condemnation was the newest when the run began.
 
     Raises:
         Conflict: A prune condemned what this snapshot refers to.
     """
 
     def recheck() -> None:
-        condemned = repository.state.condemned
-        if len(condemned) == known_condemned:
+        state = repository.state
+        if state.newest_condemnation == known_condemnation:
             return
-        needed = {f"manifests/{segment.name}" for segment in snapshot.segments}
-        needed |= used_packs(repository, snapshot)
-        lost = sorted(needed & condemned.keys())
+        needs = repository.segments.needs(snapshot.segments)
+        lost = sorted(name for name in needs if state.is_condemned(name))
         if lost:
             raise Conflict(
                 f"a prune condemned {lost[0]} while {snapshot.dataset} was backed up",
@@ -318,12 +315,3 @@ def commit(repository: Repository, snapshot: Snapshot, known_condemned: int) -> 
     recheck()
     record = repository.log.append(snapshot.record_body(), recheck)
     return repository.state.snapshot(record.body["id"])
-
-
-def used_packs(repository: Repository, snapshot: Snapshot) -> set[str]:
-    """Names (packs/run/sha256) of the packs that a snapshot refers to."""
-    names: set[str] = set()
-    for segment in snapshot.segments:
-        chunks = repository.segment(segment).column("chunks").combine_chunks().flatten()
-        names |= {pack_name_text(name) for name in chunks.field("pack").unique().to_pylist()}
-    return names

@@ -60,7 +60,7 @@ class Work:
         self._clock = clock
         self._started_at = clock()
         # Counted as the caller saw them who chose parent and base, then brought up to date.
-        self._known_condemned = len(repository.state.condemned)
+        self._known_condemnation = repository.state.newest_condemnation
         repository.refresh()
         self.run = begin_run(
             repository,
@@ -127,4 +127,4 @@ class Work:
             writer=__version__,
             **said,
         )
-        return commit(repository, snapshot, self._known_condemned)
+        return commit(repository, snapshot, self._known_condemnation)

@@ -219,6 +219,18 @@ class Store(ABC):
     def heal(self, name: str, content: Content) -> None:
         """Put ``content`` in place of damaged or missing bytes, durably; for repair only."""
 
+    def sweep(self, prefix: str, *, older_than: timedelta) -> int:
+        """Remove what writes left that were interrupted long ago, where they leave anything.
+
+        Args:
+            prefix: A folder of names.
+            older_than: How long ago nothing was added to it any more, by the store's clock.
+
+        Returns:
+            How many things were removed.
+        """
+        return 0
+
     def now(self) -> datetime:
         """Return the time by the store's clock (UTC)."""
         return datetime.now(UTC)

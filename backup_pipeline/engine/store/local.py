@@ -9,7 +9,7 @@ import stat as modes
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -158,6 +158,20 @@ class LocalStore(Store):
         finally:
             os.close(fd)
             os.unlink(temporary)
+
+    def sweep(self, prefix: str, *, older_than: timedelta) -> int:
+        limit, removed = (self.now() - older_than).timestamp(), 0
+        top = os.path.join(self.root, check_prefix(prefix, folder=True))
+        for folder, _, names in os.walk(top):
+            for name in names:
+                path = os.path.join(folder, name)
+                if not name.startswith(TEMPORARY_PREFIX):
+                    continue
+                with suppress(FileNotFoundError):
+                    if os.lstat(path).st_mtime < limit:
+                        os.unlink(path)
+                        removed += 1
+        return removed
 
     def _path(self, name: str) -> str:
         return os.path.join(self.root, check_name(name))

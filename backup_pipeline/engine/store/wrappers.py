@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from backup_pipeline.engine.errors import BackupError, StoreUnavailable
@@ -73,6 +73,9 @@ class WrappedStore(Store):
         self._begin("heal", name, size_of(content))
         self.inner.heal(name, content)
         self._end("heal", name)
+
+    def sweep(self, prefix: str, *, older_than: timedelta) -> int:
+        return self.inner.sweep(prefix, older_than=older_than)
 
     def now(self) -> datetime:
         return self.inner.now()
