@@ -20,6 +20,7 @@ from backup_pipeline.jobs import (
     build_sync_job,
     group_by_tier,
 )
+from backup_pipeline.keeping import build_keeping_jobs, build_keeping_schedules
 from backup_pipeline.metadata import NAMESPACE
 from backup_pipeline.plan import Plan, load_plan
 from backup_pipeline.resources import Wiring, backup_resource
@@ -92,6 +93,7 @@ def build_backup_defs(
     tier_jobs = group_by_tier(assets, wiring)
     check_jobs = build_check_jobs(assets, wiring)
     drill = build_drill_job(assets, wiring)
+    keeping = build_keeping_jobs(assets, wiring)
     sensor = build_change_sensor(tier_jobs, wiring)
     return dg.Definitions(
         assets=[
@@ -105,11 +107,13 @@ def build_backup_defs(
             build_restore_job(wiring),
             build_sync_job(assets, wiring),
             drill,
+            *(one.job for one in keeping),
         ],
         schedules=[
             *build_tier_schedules(tier_jobs, wiring),
             *build_check_schedules(check_jobs, wiring),
             build_drill_schedule(assets, drill, wiring),
+            *build_keeping_schedules(keeping, wiring),
         ],
         sensors=[sensor] if sensor else [],
         resources={wiring.resource: backup_resource(plan, s3=s3, own_process=own_process)},

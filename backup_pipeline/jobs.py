@@ -19,13 +19,12 @@ from backup_pipeline.checks import (
     drill_verdict,
 )
 from backup_pipeline.engine.errors import BackupError, DamageError, NotFound, UsageError
-from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.progress import human_bytes, human_seconds
 from backup_pipeline.metadata import key
 from backup_pipeline.resources import Wiring, failure
-from backup_pipeline.runner import Runner, parse_time
+from backup_pipeline.runner import parse_time
 from backup_pipeline.runs import recorder
-from backup_pipeline.sync import sync_tiers
+from backup_pipeline.sync import list_stored, sync_tiers
 from backup_pipeline.translator import TierAsset
 
 __all__ = [
@@ -373,7 +372,7 @@ def build_sync_job(assets: Sequence[TierAsset], wiring: Wiring) -> Job:
                 context.instance,
                 recorder(context),
                 chosen,
-                lambda one: _snapshots(runner, one),
+                lambda one: list_stored(runner, one),
                 expired=config.expired,
             )
         context.log.info(report.sentence())
@@ -399,9 +398,3 @@ def build_sync_job(assets: Sequence[TierAsset], wiring: Wiring) -> Job:
         sync_log()
 
     return sync
-
-
-def _snapshots(runner: Runner, asset: TierAsset) -> list[Snapshot] | None:
-    (place,) = runner.places(asset.dataset.key, asset.tier.name)
-    repository = place.find()
-    return None if repository is None else list(repository.snapshots())

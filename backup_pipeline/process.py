@@ -48,11 +48,15 @@ VERBS = (
     "backup",
     "copy",
     "drill",
+    "expire",
     "fingerprint",
+    "pin",
+    "prune",
     "restore",
     "snapshots",
     "status",
     "verify",
+    "why",
 )
 """What can be asked: methods of the runner, with their arguments by name."""
 

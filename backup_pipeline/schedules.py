@@ -13,7 +13,13 @@ from backup_pipeline.resources import Wiring
 from backup_pipeline.runs import busy_repositories, run_tags
 from backup_pipeline.translator import TierAsset
 
-__all__ = ["build_check_schedules", "build_drill_schedule", "build_tier_schedules", "tier_requests"]
+__all__ = [
+    "build_check_schedules",
+    "build_drill_schedule",
+    "build_tier_schedules",
+    "default_status",
+    "tier_requests",
+]
 
 FRESH_CRON = "20 * * * *"
 """Age is asked every hour: an RPO is missed within the hour, and the run costs seconds."""
@@ -52,7 +58,7 @@ def _tier_schedule(
         job=job.job,
         cron_schedule=cron,
         execution_timezone=wiring.plan.timezone,
-        default_status=_status(wiring),
+        default_status=default_status(wiring),
         description=f"Backs up {len(assets)} datasets in tier {assets[0].tier.name}.",
     )
     def tick(
@@ -122,7 +128,7 @@ def build_check_schedules(jobs: Mapping[str, Any], wiring: Wiring) -> list[dg.Sc
             job=jobs[FRESH],
             cron_schedule=FRESH_CRON,
             execution_timezone=wiring.plan.timezone,
-            default_status=_status(wiring),
+            default_status=default_status(wiring),
             description="Asks every hour whether each tier's newest good snapshot is young enough.",
         )
     ]
@@ -137,7 +143,7 @@ def _hours_schedule(job: Any, wiring: Wiring) -> dg.ScheduleDefinition:
         job=job,
         cron_schedule=HOURS_COVERED_CRON,
         execution_timezone=wiring.plan.timezone,
-        default_status=_status(wiring),
+        default_status=default_status(wiring),
         description="Asks after each day how many of its hours have a good snapshot.",
     )
     def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
@@ -160,7 +166,7 @@ def build_drill_schedule(
         job=job,
         cron_schedule=DRILL_CRON,
         execution_timezone=wiring.plan.timezone,
-        default_status=_status(wiring),
+        default_status=default_status(wiring),
         description="Restores samples to scratch as often as the policies say.",
     )
     def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
@@ -180,6 +186,7 @@ def _day_before(moment: datetime, wiring: Wiring) -> date:
     return moment.astimezone(wiring.plan.zone).date() - timedelta(days=1)
 
 
-def _status(wiring: Wiring) -> dg.DefaultScheduleStatus:
+def default_status(wiring: Wiring) -> dg.DefaultScheduleStatus:
+    """Whether schedules run from the start: as the plan's ``automation`` says."""
     running = wiring.plan.automation
     return dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED

@@ -22,10 +22,11 @@ from backup_pipeline.metadata import (
     snapshot_metadata,
     snapshot_tags,
 )
+from backup_pipeline.runner import Runner
 from backup_pipeline.runs import Record
 from backup_pipeline.translator import TierAsset
 
-__all__ = ["EXPIRED", "SyncReport", "sync_tiers"]
+__all__ = ["EXPIRED", "SyncReport", "list_stored", "sync_tiers"]
 
 EXPIRED = "expired"
 PAGE = 1000
@@ -97,6 +98,13 @@ def sync_tiers(
             continue
         _sync_one(instance, record, asset, [one.to_json() for one in found], expired, report)
     return report
+
+
+def list_stored(runner: Runner, asset: TierAsset) -> list[Snapshot] | None:
+    """What a tier's store holds for ``sync_tiers``; None where it has no repository."""
+    (place,) = runner.places(asset.dataset.key, asset.tier.name)
+    repository = place.find()
+    return None if repository is None else list(repository.snapshots())
 
 
 def _sync_one(

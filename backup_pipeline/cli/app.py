@@ -35,6 +35,11 @@ _VERBS = {
     "restore": "restoring",
     "verify": "restoring",
     "copy": "writing",
+    "expire": "keeping",
+    "prune": "keeping",
+    "pin": "keeping",
+    "unpin": "keeping",
+    "why": "keeping",
     "status": "listing",
     "demo": "showing",
 }
@@ -48,6 +53,11 @@ _HELP = {
     "restore": "Restore a snapshot, or some of its files.",
     "verify": "Compare what is stored with its digests.",
     "copy": "Copy a snapshot from one tier to another.",
+    "expire": "Say which snapshots retention lets go, and why; --apply expires them.",
+    "prune": "Say what no snapshot needs any more; --apply deletes it, after a grace.",
+    "pin": "Exempt a snapshot from expiry.",
+    "unpin": "Let a pinned snapshot expire again.",
+    "why": "Say why a snapshot or a stored object is kept.",
     "status": "Say how every dataset stands in every tier.",
     "demo": "Show the whole of it on real data.",
 }

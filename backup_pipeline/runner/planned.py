@@ -162,10 +162,14 @@ class PlanReader(Reader):
     # -- what a writer needs
 
     def _writable(self, spec: Dataset, rules: Tier) -> Repository:
-        """The repository of a tier, made if need be, once it is clear that we may write there."""
+        """The repository of a tier, made if need be; raises as ``_require_ours`` does."""
         repository = self._stores.repository(rules.store, spec.key)
         if repository is None:
             repository = self._create(spec, rules)
+        return self._require_ours(spec, rules, repository)
+
+    def _require_ours(self, spec: Dataset, rules: Tier, repository: Repository) -> Repository:
+        """The repository, once it is clear that we may write there."""
         if repository.log.lost:
             raise DamageError(
                 f"the log of {spec.key} in tier {rules.name} is damaged and is not written to:"

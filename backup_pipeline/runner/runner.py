@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from backup_pipeline.engine.errors import (
+    Conflict,
     DamageError,
     DayUnavailable,
     StoreError,
@@ -19,7 +20,8 @@ from backup_pipeline.plan.cadence import day_closes_at, is_cadence_day
 from backup_pipeline.plan.kinds import choose_kind
 from backup_pipeline.runner.bare import StoreReader
 from backup_pipeline.runner.days import best_by_day, describe_days, is_good, nearest_day, rank
-from backup_pipeline.runner.planned import ONE_DAY, PlanReader
+from backup_pipeline.runner.keeping import Keeper
+from backup_pipeline.runner.planned import ONE_DAY
 from backup_pipeline.runner.results import Result
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Runner"]
 
 LONGEST_CADENCE_DAYS = 31
+_Make: TypeAlias = "Callable[[str, Snapshot | None, Snapshot | None], Snapshot]"
 _LATE_HINT = "`late: accept` in the policy stores the present state for a past day, marked late"
 
 
@@ -55,8 +58,8 @@ class _Donor:
     snapshot: Snapshot
 
 
-class Runner(PlanReader):
-    """A plan's verbs without Dagster: back up, copy, and all that ``PlanReader`` can do."""
+class Runner(Keeper):
+    """A plan's verbs without Dagster: back up, copy, and all that ``Keeper`` can do."""
 
     @staticmethod
     def for_store(
@@ -234,13 +237,16 @@ class Runner(PlanReader):
             )
         return Result(snapshot, True, reason, tuple(self.notices))
 
-    def _make(
-        self,
-        task: _Task,
-        repository: Repository,
-        make: Callable[[str, Snapshot | None, Snapshot | None], Snapshot],
-    ) -> tuple[Snapshot, str]:
+    def _make(self, task: _Task, repository: Repository, make: _Make) -> tuple[Snapshot, str]:
         """A snapshot of the kind that is due, and why; a full where nothing sound is built on."""
+        try:
+            return self._make_once(task, repository, make)
+        except Conflict as error:
+            # A prune came between: what it condemned is stored anew, under another name.
+            self._notice(f"begun anew: {error.message}")
+            return self._make_once(task, repository, make)
+
+    def _make_once(self, task: _Task, repository: Repository, make: _Make) -> tuple[Snapshot, str]:
         history = repository.snapshots()
         choice = choose_kind(task.rules, history, task.day, task.kind)
         parent, base = _by_id(history, choice.parent_id), _by_id(history, choice.base_id)

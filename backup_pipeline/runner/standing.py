@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from backup_pipeline.runner.results import TierStatus
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.format.record import Snapshot
+    from backup_pipeline.engine.repository import Repository
     from backup_pipeline.plan import Dataset, Plan, Tier
     from backup_pipeline.runner.places import Place
 
@@ -46,7 +48,7 @@ def tier_status(plan: Plan, dataset: Dataset, place: Place, now: datetime) -> Ti
         age_s=age_s,
         rpo_s=rpo_s,
         fresh=not lost and (rpo_s is None or age_s <= rpo_s),
-        missing_days=_missing(plan, rules, best, now),
+        missing_days=_missing(plan, rules, {*best, *_expired(repository)}, now),
         late_days=_late(plan, best, now),
         error=f"damaged: {lost}" if lost else None,
     )
@@ -57,13 +59,17 @@ def _start(plan: Plan) -> datetime:
     return datetime.combine(plan.start, time(), plan.zone)
 
 
-def _missing(plan: Plan, rules: Tier, best: dict[date, Snapshot], now: datetime) -> list[date]:
+def _expired(repository: Repository | None) -> set[date]:
+    return repository.state.days_expired() if repository else set()
+
+
+def _missing(plan: Plan, rules: Tier, had: Set[date], now: datetime) -> list[date]:
     today = local_day(now, plan.zone)
     first = max(plan.start, today - timedelta(days=STATUS_DAYS))
     return [
         day
         for day in cadence_days(rules, first, today, plan.zone)
-        if day not in best and day_closes_at(day, plan.zone) <= now
+        if day not in had and day_closes_at(day, plan.zone) <= now
     ]
 
 

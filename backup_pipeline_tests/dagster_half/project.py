@@ -155,8 +155,9 @@ class Project:
         )
 
     def run_job(self, name: str, **config: Any) -> dg.ExecuteInProcessResult:
-        """Run the restore, drill or sync job with its op's config."""
-        op = {"restore": "restore_snapshot", "drill": "drill_tiers", "sync": "sync_log"}[name]
+        """Run the restore, drill, sync, expire or prune job with its op's config."""
+        ops = {"restore": "restore_snapshot", "drill": "drill_tiers", "sync": "sync_log"}
+        op = ops.get(name, f"{name}_op")
         return self.defs.resolve_job_def(f"backup_{name}").execute_in_process(
             instance=self.instance,
             run_config=QUIET | ({"ops": {f"backup_{op}": {"config": config}}} if config else {}),
