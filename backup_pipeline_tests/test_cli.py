@@ -354,10 +354,17 @@ def test_damage_is_found_named_and_put_right_from_another_tier(shell: Shell) -> 
     assert (helped["damaged_packs"], list(helped["elsewhere"])) == (1, ["cloud"])
     assert "had from tier cloud" in shell.good("restore", "--tier", "local", "--to", "again").out
     assert shell.good("restore", "--tier", "cloud", "--to", "back", "--json").json["ok"]
-    day = TODAY.isoformat()
-    shell.good("copy", "--from", "cloud", "--to", "local", "--day", day, "--kind", "full")
-    shell.good("verify", "--tier", "local", "--day", day)
-    shell.good("restore", "--tier", "local", "--to", "mended")
+    would = shell("repair", "--tier", "local", "--json")
+    [told] = would.json["tiers"]
+    assert (would.code, told["mended_count"], told["left_count"]) == (1, 1, 0)
+    assert "would be repaired" in shell("repair").out.lower()
+    assert shell("verify", "--tier", "local").code == 1
+    done = shell.good("repair", DATASET, "--apply")
+    assert "healed with the same bytes of another tier" in done.out
+    shell.good("verify", "--tier", "local")
+    assert "nothing is damaged" in shell.good("repair", "--no-source").out
+    mended = shell.good("restore", "--tier", "local", "--to", "mended", "--json").json
+    assert not mended["damaged_packs"]
 
 
 def test_a_file_that_changes_while_it_is_read_makes_the_backup_incomplete(

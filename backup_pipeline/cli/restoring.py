@@ -208,8 +208,8 @@ def _show_verify(reports: list[VerifyReport], failures: list[tuple[str, str, Bac
                 print(f"    needed by {needed}")
         if not report.ok:
             print(
-                f"  put it right from another tier: backup-pipeline copy {report.dataset}"
-                f" --from TIER --to {report.tier} --day DAY --kind full"
+                f"  see what can be put right: backup-pipeline repair {report.dataset}"
+                f" --tier {report.tier}"
             )
     for key, tier, error in failures:
         print(f"{key} in {tier}: could not be verified: {error}")

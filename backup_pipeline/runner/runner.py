@@ -22,6 +22,7 @@ from backup_pipeline.runner.bare import StoreReader
 from backup_pipeline.runner.days import best_by_day, describe_days, is_good, nearest_day, rank
 from backup_pipeline.runner.keeping import Keeper
 from backup_pipeline.runner.planned import ONE_DAY
+from backup_pipeline.runner.repairing import Repairer
 from backup_pipeline.runner.results import Result
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class _Donor:
     snapshot: Snapshot
 
 
-class Runner(Keeper):
-    """A plan's verbs without Dagster: back up, copy, and all that ``Keeper`` can do."""
+class Runner(Keeper, Repairer):
+    """A plan's verbs without Dagster: back up, copy, and all that its parents can do."""
 
     @staticmethod
     def for_store(
