@@ -35,7 +35,8 @@ def test_a_bucket_and_a_folder_repair_each_other(
     for text in ("two", "three"):
         scene.write("a.txt", text)
         scene.runner(LOCAL, CLOUD, **more).backup(DATASET)
-        scene.runner(LOCAL, CLOUD, **more).copy(DATASET, from_tier="local", to_tier="cloud")
+        tiers = scene.runner(LOCAL, CLOUD, **more)
+        tiers.copy(DATASET, from_tier="local", to_tier="cloud", force=True)
     store = open_store(s3_spec)
     names = [one.name for one in store.list("repositories/")]
     for name in names:
