@@ -78,7 +78,16 @@ def _expire_job(tier: str, assets: Sequence[TierAsset], wiring: Wiring) -> Keepi
             return {}
         with wiring.resource_of(context).runner(now=wiring.now) as runner:
             report = sync_tiers(
-                context.instance, recorder(context), chosen, lambda one: list_stored(runner, one)
+                context.instance,
+                recorder(context),
+                chosen,
+                lambda one: list_stored(runner, one),
+                reasons={
+                    (report["dataset"], one["day"]): one["reasons"][0]
+                    for report in reports
+                    for one in report["snapshots"]
+                    if not one["kept"]
+                },
             )
         context.log.info(report.sentence())
         return {}
@@ -189,7 +198,7 @@ def _expiry_said(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     rows = [
         dg.TableRecord(
             {
-                "": "keep" if one["kept"] else "expire",
+                "verdict": "keep" if one["kept"] else "expire",
                 "dataset": report["dataset"],
                 "day": one["day"],
                 "snapshot": one["id"][:12],
@@ -201,7 +210,7 @@ def _expiry_said(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for report in reports
         for one in report["snapshots"]
     ]
-    rows.sort(key=lambda row: row.data[""] == "keep")
+    rows.sort(key=lambda row: row.data["verdict"] == "keep")
     said: dict[str, Any] = {
         key("applied"): any(report["applied"] for report in reports),
         key("expired"): sum(report["expired"] for report in reports),

@@ -66,6 +66,7 @@ def sync_tiers(
     listing: Listing,
     *,
     expired: bool = True,
+    reasons: Mapping[tuple[str, str], str] | None = None,
 ) -> SyncReport:
     """Report the snapshots that the event log does not know; a second sync reports nothing.
 
@@ -77,6 +78,7 @@ def sync_tiers(
             has no repository of it.
         expired: Whether days that the store no longer has are reported as expired. Green
             partitions cannot be wiped in open-source Dagster; what they say can be put right.
+        reasons: Why days expired, by dataset and day, where it is known.
     """
     report = SyncReport()
     for asset in assets:
@@ -96,7 +98,15 @@ def sync_tiers(
                     " repository of it; is it mounted, and the right one?"
                 )
             continue
-        _sync_one(instance, record, asset, [one.to_json() for one in found], expired, report)
+        _sync_one(
+            instance,
+            record,
+            asset,
+            [one.to_json() for one in found],
+            expired,
+            reasons or {},
+            report,
+        )
     return report
 
 
@@ -113,6 +123,7 @@ def _sync_one(
     asset: TierAsset,
     snapshots: Sequence[Mapping[str, Any]],
     expired: bool,
+    reasons: Mapping[tuple[str, str], str],
     report: SyncReport,
 ) -> None:
     known, newest = _known(instance, asset.asset_key)
@@ -135,7 +146,7 @@ def _sync_one(
     if expired:
         gone = [day for day, latest in newest.items() if day not in best and latest != EXPIRED]
         for day in gone:
-            record(_expiry(asset, day))
+            record(_expiry(asset, day, reasons.get((asset.dataset.key, day))))
         report.expired += len(gone)
 
 
@@ -219,7 +230,8 @@ def _report(
     record(complete_evaluation(asset.asset_key, snapshot))
 
 
-def _expiry(asset: TierAsset, day: str) -> dg.AssetMaterialization:
+def _expiry(asset: TierAsset, day: str, reason: str | None) -> dg.AssetMaterialization:
+    why = {key("reason"): reason} if reason else {}
     return dg.AssetMaterialization(
         asset_key=asset.asset_key,
         partition=day,
@@ -229,6 +241,7 @@ def _expiry(asset: TierAsset, day: str) -> dg.AssetMaterialization:
             key("tier"): asset.tier.name,
             key("day"): day,
             key("status"): EXPIRED,
+            **why,
         },
         tags={STATUS_TAG: EXPIRED},
     )

@@ -114,7 +114,7 @@ def _show_expiry(report: ExpireReport) -> None:
         f" {gone:,} {did}"
     )
     if rows:
-        print_table(["", "id", "day", "kind", "timing", "why"], rows)
+        print_table(["verdict", "id", "day", "kind", "timing", "why"], rows)
     if gone and not report.applied:
         print("nothing was changed; --apply does it")
 

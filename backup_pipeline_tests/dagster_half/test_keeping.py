@@ -46,7 +46,7 @@ def test_what_goes_and_what_stays_is_a_table_and_nothing_happens_without_apply(
     found = said(kept.run_job("expire_local"))
     assert (found["kept"], found["expired"], found["applied"]) == (2, 2, False)
     rows = [dict(record.data) for record in found["snapshots"].records]  # type: ignore[union-attr]
-    assert [(row[""], row["day"]) for row in rows] == [
+    assert [(row["verdict"], row["day"]) for row in rows] == [
         ("expire", "2026-11-02"),
         ("expire", "2026-11-03"),
         ("keep", "2026-11-04"),
@@ -58,7 +58,8 @@ def test_what_goes_and_what_stays_is_a_table_and_nothing_happens_without_apply(
 
 def test_a_day_that_expired_says_so_and_is_not_missing(kept: Project) -> None:
     assert said(kept.run_job("expire_local", apply=True))["expired"] == 2
-    assert kept.said("local", "2026-11-02")["status"] == "expired"
+    day = kept.said("local", "2026-11-02")
+    assert (day["status"], day["reason"]) == ("expired", "beyond keep: daily 2")
     assert kept.said("local", "2026-11-05")["status"] == "complete"
     with kept.runner as runner:
         assert [f"{one.day}" for one in runner.snapshots("vision/a")] == [
