@@ -107,9 +107,9 @@ def decide(
     protection = protection or Protection()
     reasons: dict[str, list[str]] = {one.id: [] for one in snapshots}
     overdue: dict[date, str] = {}
+    days = _by_day(snapshots)
     if slices:
-        for day in {one.day for one in snapshots}:
-            versions = [one for one in snapshots if one.day == day]
+        for day, versions in days.items():
             gone = _slice_is_over(day, keep_slices, now, zone)
             if gone is not None:
                 overdue[day] = gone
@@ -119,16 +119,24 @@ def decide(
     else:
         _note_rules(snapshots, keep, reasons, zone, by_day=True)
         _note_last_good(snapshots, reasons, "the newest good one")
-    _note_protection(snapshots, protection, reasons, now)
+    best = {day: max(members, key=_rank) for day, members in days.items()}
+    _note_protection(snapshots, best, protection, reasons, now)
     _note_bases(snapshots, reasons)
     return [
         Verdict(
             one,
             bool(reasons[one.id]),
-            tuple(reasons[one.id]) or (overdue.get(one.day) or _beyond(one, snapshots, keep),),
+            tuple(reasons[one.id]) or (overdue.get(one.day) or _beyond(one, best[one.day], keep),),
         )
         for one in sorted(snapshots, key=lambda one: (one.day, one.captured_at, one.sequence))
     ]
+
+
+def _by_day(snapshots: Iterable[S]) -> dict[date, list[S]]:
+    days: dict[date, list[S]] = {}
+    for one in snapshots:
+        days.setdefault(one.day, []).append(one)
+    return days
 
 
 def _rank(one: Retained) -> tuple[bool, int, datetime, int]:
@@ -207,15 +215,11 @@ def _note_last_good(
 
 def _note_protection(
     snapshots: Sequence[Retained],
+    best: Mapping[date, Retained],
     protection: Protection,
     reasons: Mapping[str, list[str]],
     now: datetime,
 ) -> None:
-    best: dict[date, Retained] = {}
-    for one in snapshots:
-        present = best.get(one.day)
-        if present is None or _rank(one) > _rank(present):
-            best[one.day] = one
     for one in snapshots:
         said = reasons[one.id]
         if protection.legal_hold is not None:
@@ -250,10 +254,9 @@ def _slice_is_over(
     return f"its slice is older than keep_slices, {show_duration(keep_slices)}"
 
 
-def _beyond(one: Retained, snapshots: Sequence[Retained], keep: Keep) -> str:
-    rivals = [other for other in snapshots if other.day == one.day and _rank(other) > _rank(one)]
-    if rivals:
-        return f"{one.day} is served by {max(rivals, key=_rank).id[:12]}"
+def _beyond(one: Retained, best: Retained, keep: Keep) -> str:
+    if best is not one:
+        return f"{one.day} is served by {best.id[:12]}"
     rules = ((name, getattr(keep, name)) for name in Keep.__slots__)
     return "beyond keep: " + ", ".join(f"{name} {count}" for name, count in rules if count)
 
@@ -329,16 +332,13 @@ def awaited_days(
         if later.name == tier.name or later.reads_source:
             continue
         there = list(stored.get(later.name) or ())
-        lacking = [
-            day
-            for day in cadence_days(later, start, local_day(now, zone))
-            if day not in _good_days(there)
-        ]
+        cadence, had = cadence_days(later, start, local_day(now, zone)), _good_days(there)
+        source = _good_days(stored.get(later.from_) or ())
+        lacking = [day for day in cadence if day not in had]
         for day in worth(lacking, there, later.keep, zone=zone):
             wanted = _taken_for(day, own, later)
             if wanted is None:
                 continue
-            source = _good_days(stored.get(later.from_) or ())
             if later.from_ == tier.name or wanted not in source:
                 names = awaited.setdefault(wanted, [])
                 if later.name not in names:
