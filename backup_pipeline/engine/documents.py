@@ -6,6 +6,7 @@ that its twin was durable. Where two writers race, the first twin decides for bo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TypeVar
@@ -20,6 +21,7 @@ from backup_pipeline.engine.errors import (
 )
 from backup_pipeline.engine.format.document import (
     TWIN,
+    Descriptor,
     KeySet,
     decode_descriptor,
     decode_key_set,
@@ -86,7 +88,9 @@ def _is_good(store: Store, name: str, decode: Decode[T]) -> bool:
     return True
 
 
-def read_either(store: Store, name: str, decode: Decode[T], *, mend: bool = False) -> T:
+def read_either(
+    store: Store, name: str, decode: Decode[T], *, mend: bool = False, twin_first: bool = False
+) -> T:
     """A document, from its first place or its twin.
 
     Args:
@@ -94,6 +98,7 @@ def read_either(store: Store, name: str, decode: Decode[T], *, mend: bool = Fals
         name: Its first place.
         decode: What kind it is.
         mend: Write the first copy where an interrupted ``put_twice`` left only the twin.
+        twin_first: Prefer the twin, as when the other was of no use.
 
     Raises:
         ObjectMissing: Neither is there.
@@ -101,14 +106,15 @@ def read_either(store: Store, name: str, decode: Decode[T], *, mend: bool = Fals
         DamageError: Neither is good.
     """
     failures: list[BackupError] = []
-    for place in (name, twin_of(name)):
+    places = (name, twin_of(name))
+    for place in reversed(places) if twin_first else places:
         try:
             content = store.get(place)
             document = decode(content, place)
         except (ObjectMissing, DamageError, UsageError) as error:
             failures.append(error)
             continue
-        if mend and failures and isinstance(failures[0], ObjectMissing):
+        if mend and place != name and failures and isinstance(failures[0], ObjectMissing):
             with suppress(ObjectExists):
                 store.put(name, content)
         return document
@@ -119,8 +125,10 @@ def read_either(store: Store, name: str, decode: Decode[T], *, mend: bool = Fals
     raise failures[0]
 
 
-def key_sets(store: Store, folder: str, *, mend: bool = False) -> list[KeySet]:
-    """The key sets of a folder that can be read, newest first.
+def key_sets(
+    store: Store, folder: str, *, mend: bool = False, twin_first: bool = False
+) -> list[KeySet]:
+    """The key sets of a folder that can be read, newest first; see ``read_either``.
 
     Raises:
         DamageError: There are some, and none is good.
@@ -130,7 +138,10 @@ def key_sets(store: Store, folder: str, *, mend: bool = False) -> list[KeySet]:
     failure: BackupError | None = None
     for name in sorted(_document_names(store, folder), reverse=True):
         try:
-            found.append(read_either(store, folder + name, decode_key_set, mend=mend))
+            one = read_either(
+                store, folder + name, decode_key_set, mend=mend, twin_first=twin_first
+            )
+            found.append(one)
         except DamageError as error:
             failure = failure or error
     if failure is not None and not found:
@@ -150,24 +161,33 @@ def check_documents(store: Store, prefix: str) -> Iterator[tuple[str, str]]:
         store: Where.
         prefix: The repository's prefix.
     """
-    yield from _check_copies(store, STORE_NAME, decode_descriptor)
+    stated: dict[str, bytes] = {}
+    yield from _check_copies(store, STORE_NAME, decode_descriptor, stated)
     for folder in ("keys/", f"{prefix}keys/"):
         for name in sorted(_document_names(store, folder)):
-            yield from _check_copies(store, folder + name, decode_key_set)
+            yield from _check_copies(store, folder + name, decode_key_set, stated)
+    # Anyone can write a whole document; what most of them say is taken for the store's own.
+    usual = Counter(stated.values()).most_common(1)
+    for place, store_id in stated.items():
+        if store_id != usual[0][0]:
+            yield place, "is another store's"
 
 
 def _check_copies(
-    store: Store, name: str, decode: Callable[[Buffer, str], object]
+    store: Store,
+    name: str,
+    decode: Callable[[Buffer, str], Descriptor | KeySet],
+    stated: dict[str, bytes],
 ) -> Iterator[tuple[str, str]]:
-    good: set[bytes] = set()
+    """What is wrong with a document's copies; the store that the good ones state is noted."""
+    good: dict[bytes, bytes] = {}
     for place in (name, twin_of(name)):
         try:
             content = bytes(store.get(place))
-            decode(content, place)
-            good.add(content)
+            good[content] = stated[place] = decode(content, place).store
         except ObjectMissing:
             yield place, "missing"
         except (DamageError, UsageError) as error:
             yield place, error.message
-    if len(good) > 1:
+    if len(good) > len(set(good.values())):
         yield name, "differs from its twin"

@@ -127,15 +127,20 @@ class Log:
             return dict(zip(numbers, pool.map(load, numbers), strict=True))
 
     def _prefer_followed(self, found: dict[int, Record | DamageError]) -> None:
-        """Where a record and its twin differ, take the one that the next record names."""
+        """Where a record and its twin differ, take the one that its neighbours speak for."""
         for number in sorted(found, reverse=True):
             record, before = found[number], found.get(number - 1)
             if not isinstance(record, Record) or not isinstance(before, Record):
                 continue
             if record.previous != before.digest:
                 copies, _ = self._copies(number - 1)
-                followed = [copy for copy in copies if copy.digest == record.previous]
-                found[number - 1] = followed[0] if followed else before
+                followed = [copy for copy in copies.values() if copy.digest == record.previous]
+                if followed:
+                    found[number - 1] = followed[0]
+                elif number == max(found):  # no record names this one, which may be a stranger
+                    copies, _ = self._copies(number)
+                    following = [copy for copy in copies.values() if copy.previous == before.digest]
+                    found[number] = following[0] if following else record
 
     def _lose(self, first: int, end: int, what: str) -> None:
         which = f"record {first}" if end == first + 1 else f"records {first} to {end - 1}"
@@ -203,33 +208,50 @@ class Log:
             report: Called with the name and what is wrong for each that is damaged.
         """
         before: set[str] = {""}  # digests of the copies of the record before; empty if it is lost
+        differing: dict[str, Record] = {}  # the copies of the record before, where they differ
         for sequence in range(self._next):
             copies, problems = self._copies(sequence)
-            for name, what in problems:
+            records = list(copies.values())
+            followed = {record.previous for record in records}
+            for name, what in [*self._strangers(differing, followed), *problems]:
                 report(name, what)
-            if before and any(record.previous not in before for record in copies):
+            odd = [name for name, record in copies.items() if record.previous not in before]
+            if before and len(odd) == len(copies) > 0:
                 report(self.name(sequence), "does not follow the record before it")
-            before = {record.digest for record in copies}
+            differing = copies if len({record.digest for record in records}) > 1 else {}
+            if differing and sequence + 1 == self._next:  # none follows it: it must follow
+                followed = {r.digest for r in records if not before or r.previous in before}
+                for name, what in self._strangers(differing, followed):
+                    report(name, what)
+            before = {record.digest for record in records}
         return self._next
+
+    @staticmethod
+    def _strangers(copies: Mapping[str, Record], followed: set[str]) -> list[tuple[str, str]]:
+        """Which of two copies that differ is not what it should be; the first, if none tells."""
+        strange = [name for name, record in copies.items() if record.digest not in followed]
+        known = len(strange) == 1
+        return [(name, "differs from its twin") for name in (strange if known else [*copies][:1])]
 
     def verify_one(self, sequence: int) -> list[tuple[str, str]]:
         """What is wrong with one record and its twin: (name, what)."""
-        return self._copies(sequence)[1]
+        copies, problems = self._copies(sequence)
+        if len({record.digest for record in copies.values()}) > 1:
+            problems.append((self.name(sequence), "differs from its twin"))
+        return problems
 
-    def _copies(self, sequence: int) -> tuple[list[Record], list[tuple[str, str]]]:
-        """The readable copies of a record, and what is wrong with the others."""
-        copies: list[Record] = []
+    def _copies(self, sequence: int) -> tuple[dict[str, Record], list[tuple[str, str]]]:
+        """The readable copies of a record by name, and what is wrong with the others."""
+        copies: dict[str, Record] = {}
         problems: list[tuple[str, str]] = []
         for twin in (False, True):
             name = self.name(sequence, twin=twin)
             try:
-                copies.append(self._read(sequence, twin=twin))
+                copies[name] = self._read(sequence, twin=twin)
             except ObjectMissing:
                 problems.append((name, "missing"))
             except (DamageError, UsageError) as error:
                 problems.append((name, error.message))
-        if len({record.digest for record in copies}) > 1:
-            problems.append((self.name(sequence), "differs from its twin"))
         return copies, problems
 
     def _numbers(self, folder: str, digits: int) -> set[int]:

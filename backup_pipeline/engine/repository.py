@@ -30,6 +30,7 @@ from backup_pipeline.engine.errors import (
     NotFound,
     ObjectMissing,
     UsageError,
+    WrongKey,
 )
 from backup_pipeline.engine.format.document import (
     Descriptor,
@@ -252,11 +253,7 @@ class UnlockedStore:
                     f"copy {prefix}keys/ back into it",
                 )
         if self.encrypted:
-            keys = from_newest(
-                found,
-                lambda key_set: DatasetKeys.unwrap(self._keks, key_set.subject, key_set.wraps),
-                f"the repository {self.store.url}/{prefix}",
-            )
+            keys = self._unwrap(found, prefix)
         else:
             keys = DatasetKeys.generate(encrypted=False)
         repository = Repository(self.store, prefix, keys)
@@ -274,6 +271,33 @@ class UnlockedStore:
                 f"only a later version may write to {repository.dataset} in {self.store.url}"
             )
         return repository
+
+    def _unwrap(self, found: Sequence[KeySet], prefix: str) -> DatasetKeys:
+        """The keys of a dataset; from the twins, where what is in their place holds less."""
+
+        def opened(some: Sequence[KeySet]) -> DatasetKeys:
+            return from_newest(
+                some,
+                lambda key_set: DatasetKeys.unwrap(self._keks, key_set.subject, key_set.wraps),
+                f"the repository {self.store.url}/{prefix}",
+            )
+
+        failure: BackupError | None = None
+        keys: DatasetKeys | None = None
+        try:
+            keys = opened(found)
+            if keys.content is not None:
+                return keys
+        except (WrongKey, DamageError) as error:
+            failure = error
+        with suppress(WrongKey, DamageError):
+            twins = key_sets(self.store, f"{prefix}keys/", twin_first=True)
+            if twins != found:
+                return opened(twins)
+        if keys is None:
+            assert failure is not None
+            raise failure
+        return keys
 
 
 class _Begun(Exception):

@@ -153,6 +153,14 @@ class Segments:
                     waiting += [name] if name in replaced else []
         return found
 
+    def read_for(self, segment: Segment, seen: Set[str] = frozenset()) -> list[Segment]:
+        """The segments that are read for this one: itself, or those that stand for it now."""
+        standing = self._standing(segment)
+        if not standing or segment.name in seen:
+            return [segment]
+        seen = {*seen, segment.name}
+        return [leaf for one in standing for leaf in self.read_for(one, seen)]
+
     def _standing(self, segment: Segment) -> list[Segment]:
         """The segments that stand for this one now; none where it stands for itself."""
         found = self._repository.state.replacements.get(f"manifests/{segment.name}", ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets as random_source
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from backup_pipeline.engine.crypto import KEY_BYTES, derive
@@ -63,6 +64,34 @@ def unlock(
         UsageError: It is encrypted and should not be, or the other way round.
     """
     descriptor = _descriptor(store, secrets, create=create)
+    try:
+        return _opened(store, secrets, descriptor, create=create)
+    except (WrongKey, DamageError):
+        # Another store's document may lie in the place of ours, and its twin be right.
+        for other in (descriptor, *_twin_descriptor(store, descriptor)):
+            for twin_first in (False, True):
+                with suppress(WrongKey, DamageError, UsageError):
+                    return _opened(store, secrets, other, create=False, twin_first=twin_first)
+        raise
+
+
+def _twin_descriptor(store: Store, descriptor: Descriptor) -> list[Descriptor]:
+    """What the twin of the descriptor says, where that is something else."""
+    with suppress(ObjectMissing, DamageError, UsageError):
+        twin = read_either(store, STORE_NAME, decode_descriptor, twin_first=True)
+        return [twin] if twin != descriptor else []
+    return []
+
+
+def _opened(
+    store: Store,
+    secrets: Sequence[Secret],
+    descriptor: Descriptor,
+    *,
+    create: bool,
+    twin_first: bool = False,
+) -> tuple[Descriptor, list[KeyEncryptionKey], bytes]:
+    """What ``unlock`` gives, of a store that this descriptor is of."""
     if not descriptor.encrypted:
         if not any(isinstance(secret, Plaintext) for secret in secrets):
             raise UsageError(
@@ -82,7 +111,7 @@ def unlock(
             f"{store.url} is encrypted and no key is given",
             "set BACKUP_PASSPHRASE or give --key-file",
         )
-    found = key_sets(store, "keys/", mend=create)
+    found = key_sets(store, "keys/", mend=create, twin_first=twin_first)
     if not found:
         if store.list_names("repositories/"):
             raise DamageError(f"{store.url} has lost its key sets", "copy keys/ back into it")

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from backup_pipeline.engine.errors import DamageError
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.keys import PLAINTEXT, KeyFile, Secret
 from backup_pipeline.engine.operations.backup import backup
-from backup_pipeline.engine.operations.restore import restore
 from backup_pipeline.engine.repository import Repository, unlock_store
 from backup_pipeline.engine.store import Store
 from backup_pipeline.engine.store.memory import MemoryStore
@@ -51,25 +49,6 @@ class Whole:
         """What kind of thing a name is of; those of one kind could be taken for another."""
         parts = name.removesuffix(".twin").split("/")
         return "keys" if "keys" in parts else parts[2] if len(parts) > 2 else parts[0]
-
-    def restorable(self, store: Store, scratch: Path) -> set[str]:
-        """Snapshots that restore in full; fails if anything that is restored is wrong."""
-        repository = self.open(store)
-        found: set[str] = set()
-        for snapshot in repository.snapshots():
-            target = scratch / snapshot.id
-            try:
-                report = restore(repository, snapshot, target)
-            except DamageError:
-                assert not target.exists() or not any(target.rglob("*.bin"))
-                continue
-            wanted = self.trees[snapshot.id]
-            back = {one.name: one.read_bytes() for one in target.iterdir()}
-            assert back.items() <= wanted.items()
-            assert report.ok == (back == wanted)
-            if report.ok:
-                found.add(snapshot.id)
-        return found
 
 
 def make_store(root: Path, *, encrypted: bool) -> Whole:

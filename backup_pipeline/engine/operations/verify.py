@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import zstandard
 from blake3 import blake3
 
+from backup_pipeline.engine.crypto import sha256_hex
 from backup_pipeline.engine.errors import DamageError, ObjectMissing
 from backup_pipeline.engine.format.pack import (
     FRAMES_START,
@@ -23,7 +24,12 @@ from backup_pipeline.engine.format.pack import (
     decode_index,
     index_range,
 )
-from backup_pipeline.engine.format.record import Segment, Snapshot
+from backup_pipeline.engine.format.record import (
+    Segment,
+    Snapshot,
+    pack_name,
+    pack_name_text,
+)
 from backup_pipeline.engine.operations.frames import open_frame
 from backup_pipeline.engine.operations.packing import thread_count
 from backup_pipeline.engine.operations.references import Numbers, References, holds
@@ -221,11 +227,22 @@ class _Verify:
             try:
                 references.add(self._chunks(segment), needing[name])
             except DamageError as error:
-                self._damage(self.repository.segment_path(name), error.message, needing[name])
+                for damaged, what in self._damaged_segments(segment, error):
+                    self._damage(self.repository.segment_path(damaged), what, needing[name])
         return [
             _Pack(name, end, partial(references.of, number), snapshots)
             for number, (name, end, snapshots) in enumerate(references.packs())
         ]
+
+    def _damaged_segments(self, segment: Segment, error: DamageError) -> list[tuple[str, str]]:
+        """Which of those that are read for a segment are damaged, and what is wrong with each."""
+        found: list[tuple[str, str]] = []
+        for one in self.repository.segments.read_for(segment):
+            try:
+                self.repository.segments.open(one)
+            except DamageError as its_own:
+                found.append((one.name, its_own.message))
+        return found or [(segment.name, error.message)]
 
     def _chunks(self, segment: Segment) -> list[Any]:
         """All chunks of a segment, which is read and checked."""
@@ -243,7 +260,8 @@ class _Verify:
             path = self.repository.pack_path(pack.name)
             size = sizes.get(path)
             if size is None:
-                self._damage(path, "missing", pack.snapshots)
+                for name, what in self._damaged_standing(pack) or [(path, "missing")]:
+                    self._damage(name, what, pack.snapshots)
             elif size > MOST_PACK_BYTES:
                 self._damage(path, f"too large for a pack: {size} bytes", pack.snapshots)
             elif size < pack.end:
@@ -252,6 +270,19 @@ class _Verify:
                 pack.size = size
                 present.append(pack)
         return present
+
+    def _damaged_standing(self, pack: _Pack) -> list[tuple[str, str]]:
+        """Of the packs that should stand for one that is gone, those that cannot."""
+        found: list[tuple[str, str]] = []
+        for text in self.repository.state.replacements.get(pack_name_text(pack.name), ()):
+            path = self.repository.prefix + text
+            try:
+                digest = sha256_hex(self.repository.store.get(path))
+                if digest != pack_name(text)[RUN_BYTES:].hex():
+                    found.append((path, "its bytes do not match its name"))
+            except ObjectMissing:
+                found.append((path, "missing"))
+        return found
 
     def _choose(self, packs: list[_Pack]) -> list[_Pack]:
         if self.only is not None:
