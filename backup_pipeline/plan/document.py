@@ -17,7 +17,7 @@ from backup_pipeline.plan.problems import Findings, Mark, Path
 
 __all__ = ["MAX_PLAN_BYTES", "MAX_PLAN_VALUES", "Document", "read_document"]
 
-MAX_PLAN_BYTES = 16 * 1024 * 1024
+MAX_PLAN_BYTES = 4 * 1024 * 1024
 """A larger file is no plan; refusing it keeps memory bounded."""
 
 MAX_PLAN_VALUES = 200_000
@@ -31,6 +31,7 @@ _PLAIN_TAGS = frozenset(
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUE = frozenset({"true", "True", "TRUE"})
 _FALSE = frozenset({"false", "False", "FALSE"})
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _INTEGER = re.compile(r"[-+]?[0-9]+\Z")
 _DECIMAL = re.compile(r"[-+]?[0-9]+\.[0-9]*([eE][-+]?[0-9]+)?\Z")
 
@@ -102,12 +103,25 @@ def _read_text(file: FilePath) -> str:
         raise PlanError([Problem("", message, line, file=str(file))]) from None
 
 
+class _BoundedLoader(yaml.SafeLoader):
+    """Refuses a document of more values than a plan may have while it is read."""
+
+    _nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._nodes += 1
+        if self._nodes > 2 * MAX_PLAN_VALUES:  # keys are nodes, too
+            raise PlanError([Problem("", f"the plan holds more than {MAX_PLAN_VALUES} values")])
+        compose: Any = cast("Any", super()).compose_node  # untyped in its stubs
+        return compose(parent, index)
+
+
 def _compose(text: str, file: str) -> yaml.Node | None:
     """Parses without constructing: nodes keep their places, and nothing is interpreted yet."""
     problem: Problem
     try:
         compose: Any = cast("Any", yaml).compose  # untyped in its stubs
-        return compose(text, Loader=yaml.SafeLoader)
+        return compose(text, Loader=_BoundedLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         # PyYAML quotes an undefined alias's name; a passphrase may begin with an asterisk.
@@ -162,7 +176,13 @@ class _Reading:
         if isinstance(node, yaml.SequenceNode):
             items = enumerate(cast("list[yaml.Node]", node.value))
             return [self.build(item, (*path, index), inner) for index, item in items]
-        return _scalar(cast("yaml.ScalarNode", node))
+        return self._scalar(cast("yaml.ScalarNode", node), path)
+
+    def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
+        if _SURROGATE.search(str(node.value)):
+            self._findings.refuse(path, "half a character stands here", "write it as itself")
+            return None
+        return _scalar(node)
 
     def _mapping(self, node: yaml.MappingNode, path: Path, within: tuple[int, ...]) -> Any:
         content: dict[str, Any] = {}
@@ -176,7 +196,7 @@ class _Reading:
                 self.marks.setdefault((*path, "?"), _mark((*path, "?"), key_node))
                 self._findings.refuse((*path, "?"), "a key must be plain text")
                 continue
-            key = str(key_node.value)
+            key = _SURROGATE.sub("?", str(key_node.value))
             below = (*path, key)
             if key in first_line:
                 message = f"duplicate key '{key}': it is given on line {first_line[key]} already"
@@ -194,6 +214,7 @@ class _Reading:
         self, content: dict[str, Any], node: yaml.Node, path: Path, within: tuple[int, ...]
     ) -> None:
         """Takes a ``<<`` merge key: what the mapping says itself stands."""
+        self._count(f"aliases unfold to more than {MAX_PLAN_VALUES} values")
         if isinstance(node, yaml.SequenceNode):
             for item in cast("list[yaml.Node]", node.value):
                 self._merge(content, item, path, within)

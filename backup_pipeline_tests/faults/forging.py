@@ -75,6 +75,20 @@ class Forge:
         ids = [one["chunks"] for one in self._files]
         return self.contents[ids.index(row["chunks"])]
 
+    def names(self) -> dict[str, bytes]:
+        """Everything that the repository's store holds."""
+        store = self.repository.store
+        return {one.name: bytes(store.get(one.name)) for one in store.list()}
+
+    def check_contents(self, target: Path) -> None:
+        """That every file below a target holds contents that were backed up, holes between."""
+        for path in target.rglob("*"):
+            if path.is_file() and not path.is_symlink() and path.stat().st_size < 1 << 20:
+                left = path.read_bytes()
+                for content in self.contents:
+                    left = left.replace(content, b"")
+                assert not left.strip(b"\0"), path
+
 
 @contextmanager
 def surroundings_unchanged(yard: Path, target: Path) -> Iterator[None]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import binascii
 import json
+import math
+import re
 import struct
 from typing import Any, cast
 
@@ -104,8 +106,20 @@ def canonical_json(value: Any) -> bytes:
     return _CANONICAL.encode(value).encode()
 
 
+MOST_JSON_VALUES = 8_000_000
+"""So many values and members a document may hold: each takes far more memory than its text."""
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
 def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number")
+    return value
 
 
 def decode_json(content: Buffer, name: str) -> dict[str, Any]:
@@ -114,8 +128,13 @@ def decode_json(content: Buffer, name: str) -> dict[str, Any]:
     Raises:
         DamageError: It is not one.
     """
+    whole = bytes(content)
+    if sum(map(whole.count, (b",", b"[", b"{"))) > MOST_JSON_VALUES:
+        raise DamageError(f"{name} holds too many values")
     try:
-        value = json.loads(str(content, "utf-8"), parse_constant=_no_constant)
+        value = json.loads(str(whole, "utf-8"), parse_constant=_no_constant, parse_float=_finite)
+        if _SURROGATE.search(whole):
+            canonical_json(value)  # or else a half of a character could not be written again
     except (ValueError, RecursionError):
         raise DamageError(f"{name} holds no JSON") from None
     if not isinstance(value, dict):

@@ -32,6 +32,7 @@ from backup_pipeline.engine.format.pack import (
     MOST_FRAME_BYTES,
     PACK_NAME_BYTES,
 )
+from backup_pipeline.engine.format.pages import check_pages
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -245,6 +246,7 @@ class SegmentFile:
         self.rows: int = self._metadata.num_rows
         if self.rows > MOST_SEGMENT_ROWS:
             raise DamageError(f"segment {name} claims {self.rows} rows")
+        self._spans = check_pages(memoryview(content), name)
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows, of all columns or of some."""
@@ -279,12 +281,10 @@ class SegmentFile:
     def _groups(self, first: bytes, last: bytes | None) -> list[int]:
         """Numbers of the row groups that may hold paths from first to last."""
         groups: list[int] = []
-        for number in range(self._metadata.num_row_groups):
-            column = self._metadata.row_group(number).column(0)
-            known = column.statistics if column.path_in_schema == "path" else None
-            if known is not None and known.has_min_max:
-                behind = last is not None and known.min > last
-                if known.max < first or behind:
+        for number, span in enumerate(self._spans):
+            if span is not None:
+                behind = last is not None and span[0] > last
+                if span[1] < first or behind:
                     continue
             groups.append(number)
         return groups
@@ -431,8 +431,8 @@ def check_rows(rows: pa.Table, name: str) -> None:
     """Refuse rows that no writer of this format makes.
 
     Raises:
-        DamageError: A path is empty, absolute, climbs, or is out of order; or the chunks and holes
-            of a good entry do not add up to its size.
+        DamageError: A path is empty, absolute, climbs, or is out of order; a hole is not in its
+            file; or the chunks and holes of a good entry do not add up to its size.
     """
     check_paths(rows, name)
     chunks, holes = (rows.column(column).combine_chunks() for column in ("chunks", "holes"))
@@ -440,6 +440,7 @@ def check_rows(rows: pa.Table, name: str) -> None:
     held = _sums(chunks, "size") + _sums(holes, "length")
     with_bytes = pc.is_in(rows.column("type"), value_set=pa.array(["file", "object"]))
     good = pc.and_(with_bytes, pc.equal(rows.column("state"), "good"))
+    _check_holes(rows.column("size").to_numpy(), holes, good.to_numpy(), name)
     wrong = (held != rows.column("size").to_numpy()) & good.to_numpy()
     if wrong.any():
         bad = rows.column("path")[int(wrong.argmax())].as_py()
@@ -471,6 +472,25 @@ def _sums(lists: Any, field: str) -> np.ndarray[Any, Any]:
     upto = np.concatenate([[0], np.cumsum(values)])
     ends = np.cumsum(counts)
     return upto[ends] - upto[ends - counts]
+
+
+def _check_holes(sizes: Any, lists: Any, good: Any, name: str) -> None:
+    """Refuse holes that reach out of their file, or do not ascend; a torn entry's may."""
+    flat = lists.flatten()
+    if not len(flat):
+        return
+    offset, length = (flat.field(field).to_numpy() for field in ("offset", "length"))
+    counts = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    row = np.repeat(np.arange(len(counts)), counts)
+    size, good = sizes[row], good[row]
+    negative = (offset < 0) | (length < 0)
+    # Nothing here can overflow: no length is added before it is known to be in the file.
+    wrong = good & ((offset > size) | (length > size - np.minimum(offset, size)))
+    if not (wrong | negative).any():
+        overlap = (row[1:] == row[:-1]) & (offset[1:] < offset[:-1] + length[:-1])
+        wrong[1:] |= good[1:] & overlap
+    if (wrong | negative).any():
+        raise DamageError(f"segment {name} places a hole where none can be")
 
 
 def _check_chunks(lists: Any, name: str) -> None:

@@ -226,6 +226,7 @@ def decode_index(
         frame = Frame(ordinal, offset, stored[ordinal], raw[ordinal], content)
         if (
             last > member_count
+            or offset + frame.stored > index_offset
             or frame.raw > MOST_FRAME_BYTES
             or not TAG_BYTES <= frame.stored <= frame.raw + TAG_BYTES
             or sum(size for size, _ in content) != frame.raw
