@@ -1,9 +1,10 @@
 """Runs ``backup-pipeline`` again and again, each time as a process that dies when it is told to.
 
 A process of its own imports the program once and forks it for every call, which then costs a
-fraction of a second. It reads one JSON document a line: ``argv``, and ``kill_at`` (the number of
-an event, negative for right after it) or ``kill_after_s``; and answers with one: the exit ``code``,
-how many ``events`` there were, and how many seconds it took.
+fraction of a second. It reads one JSON document a line: ``argv``, ``kill_at`` (the number of
+an event, negative for right after it) or ``kill_after_s``, and ``power_of`` (a mount point that
+loses its power at that event); and answers with one: the exit ``code``, how many ``events`` there
+were, and how many seconds it took.
 
 Events are what can be told apart from outside: every call of a store, and every fsync, link,
 replacement and removal of a file. The program itself knows nothing of this.
@@ -25,6 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from backup_pipeline_tests.faults.mounts import lose_power
 
 __all__ = ["KILLED", "Launcher", "Ran"]
 
@@ -72,10 +75,16 @@ class Launcher:
         )
 
     def __call__(
-        self, *argv: str, kill_at: int = 0, kill_after_s: float | None = None, good: bool = False
+        self,
+        *argv: str,
+        kill_at: int = 0,
+        kill_after_s: float | None = None,
+        power_of: Path | None = None,
+        good: bool = False,
     ) -> Ran:
         """Call the program and wait for its end; with ``good`` it must have exit code 0."""
-        asked = {"argv": argv, "kill_at": kill_at, "kill_after_s": kill_after_s}
+        asked: dict[str, Any] = {"argv": argv, "kill_at": kill_at, "kill_after_s": kill_after_s}
+        asked["power_of"] = os.fspath(power_of) if power_of else None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(asked) + "\n")
@@ -104,8 +113,9 @@ class Launcher:
 class _Events:
     """Counts events in the process that is to die, and kills it at one of them."""
 
-    def __init__(self, kill_at: int) -> None:
+    def __init__(self, kill_at: int, power_of: str | None) -> None:
         self._kill_at = kill_at
+        self._power_of = power_of
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self.count = 0
@@ -119,23 +129,28 @@ class _Events:
             with self._lock:
                 number = self.count = next(self._numbers)
             if number == self._kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+                self._die()
             found = plain(*arguments, **options)
             if number == -self._kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+                self._die()
             return found
 
         setattr(owner, name, watched)
 
+    def _die(self) -> None:
+        if self._power_of is not None:
+            lose_power(Path(self._power_of))
+        os.kill(os.getpid(), signal.SIGKILL)
 
-def _child(argv: list[str], kill_at: int, log: str, report: int) -> None:
+
+def _child(asked: dict[str, Any], log: str, report: int) -> None:
     """The program, in a process group of its own; does not return."""
     os.setpgid(0, 0)
     fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     for number, own in enumerate((null, fd, fd)):
         os.dup2(own, number)
-    events = _Events(kill_at)
+    events = _Events(asked["kill_at"], asked["power_of"])
     from backup_pipeline.cli import main
     from backup_pipeline.engine.store.local import LocalStore
     from backup_pipeline.engine.store.s3 import S3Store
@@ -147,7 +162,7 @@ def _child(argv: list[str], kill_at: int, log: str, report: int) -> None:
         events.watch(os, name)
     code = 70
     try:
-        code = main(argv)
+        code = main(asked["argv"])
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -161,7 +176,7 @@ def _run(asked: dict[str, Any], log: str) -> dict[str, Any]:
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        _child(asked["argv"], asked["kill_at"], log, writing)
+        _child(asked, log, writing)
     os.close(writing)
     ended = os.pidfd_open(pid)
     limit_s = asked["kill_after_s"]

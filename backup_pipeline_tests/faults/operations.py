@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.operations.diff import diff
+from backup_pipeline.engine.operations.donors import Donors
 from backup_pipeline.engine.operations.drill import drill
+from backup_pipeline.engine.operations.expire import expire, pin
+from backup_pipeline.engine.operations.prune import prune
+from backup_pipeline.engine.operations.repair import repair
 from backup_pipeline.engine.operations.restore import restore
 from backup_pipeline.engine.operations.verify import verify
 from backup_pipeline.engine.repository import Repository
@@ -32,16 +36,20 @@ class Tiers:
 
     Attributes:
         scene: The history and the source.
-        stores: ``local`` and ``cloud``; ``anew``, which is ``local`` with a full of its newest
-            state; and ``empty``.
+        stores: ``local`` and ``cloud``; ``offsite``, a copy of all that is in ``local``; ``anew``,
+            which is ``local`` with a full of its newest state; ``expired``, where all but that
+            full have expired; ``condemned``, where they have been condemned too; ``damaged``,
+            which is ``local`` with some damage; and ``empty``.
         full: The id of that full.
         target: Where a restore goes.
+        spoilt: Whether something may go wrong.
     """
 
     scene: Scene
     stores: dict[str, Store]
     full: str = ""
     target: Path = field(default_factory=Path)
+    spoilt: bool = False
 
     def open(self, tier: str) -> Repository:
         """A tier's repository, as another process finds it."""
@@ -56,13 +64,15 @@ class Operation:
         go: Does it; the snapshot that it committed, or what it found, which is always the same.
         writes: The store that it writes to; "" for none.
         copies: Whether its snapshot stands for the newest of the first tier, not for the source.
-        deletes: Whether it deletes, or puts other bytes in a name's place.
+        deletes: Whether snapshots or what is stored may go.
+        heals: Whether it begins with damage, which is gone at its end.
     """
 
     go: Callable[[Tiers], Any]
     writes: str = ""
     copies: bool = False
     deletes: bool = False
+    heals: bool = False
 
     def state(self, scene: Scene) -> State:
         """What its snapshot must restore to."""
@@ -129,6 +139,35 @@ def _diff(tiers: Tiers) -> list[object]:
     return [change.to_json() for change in found]
 
 
+def _expire(tiers: Tiers) -> None:
+    """All but the newest, which begins a chain of its own."""
+
+    def choose(live: Sequence[Snapshot]) -> dict[str, str]:
+        return {one.id: "test" for one in live if one.id != tiers.full}
+
+    expire(tiers.open("anew"), choose)
+
+
+def _pin(tiers: Tiers) -> None:
+    pin(tiers.open("anew"), tiers.full, pinned=True, reason="test")
+
+
+def _prune(tier: str) -> Callable[[Tiers], None]:
+    """Condemn what only expired snapshots need; or delete it, where that was done before."""
+
+    def go(tiers: Tiers) -> None:
+        prune(tiers.open(tier), apply=True)
+
+    return go
+
+
+def _repair(tiers: Tiers) -> None:
+    repository = tiers.open("damaged")
+    donors = Donors(repository, lambda: [tiers.open("offsite")])
+    report = repair(repository, donors=donors, apply=True)
+    assert report.ok or tiers.spoilt, report
+
+
 OPERATIONS = {
     "create": Operation(_create, writes="empty"),
     "first": Operation(_first, writes="empty"),
@@ -138,6 +177,11 @@ OPERATIONS = {
     "copy": Operation(_copy("incremental"), writes="cloud", copies=True),
     "copy-full": Operation(_copy("full"), writes="cloud", copies=True),
     "copy-frames": Operation(_copy_frames, writes="cloud", copies=True),
+    "expire": Operation(_expire, writes="anew", deletes=True),
+    "pin": Operation(_pin, writes="anew"),
+    "condemn": Operation(_prune("expired"), writes="expired"),
+    "delete": Operation(_prune("condemned"), writes="condemned", deletes=True),
+    "repair": Operation(_repair, writes="damaged", heals=True),
     "open": Operation(_open),
     "verify": Operation(_verify),
     "restore": Operation(_restore),

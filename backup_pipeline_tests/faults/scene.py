@@ -13,11 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from backup_pipeline.engine import chunker
 from backup_pipeline.engine.format.record import Snapshot
-from backup_pipeline.engine.operations import packing, reading
+from backup_pipeline.engine.operations import packing, prune, reading
 from backup_pipeline.engine.operations.restore import restore
 from backup_pipeline.engine.operations.verify import verify
 from backup_pipeline.engine.repository import Repository
@@ -46,7 +47,8 @@ _SMALL = {
 
 
 def cut_small() -> None:
-    """Make chunks, frames and packs of this process small, for good."""
+    """Make chunks, frames, packs and the grace of this process small, for good."""
+    prune.PRUNE_GRACE = timedelta(0)
     for module in (chunker, packing, reading):
         for name, value in _SMALL.items():
             if hasattr(module, name):
@@ -55,11 +57,12 @@ def cut_small() -> None:
 
 @contextmanager
 def small_pieces() -> Iterator[None]:
-    """Make chunks, frames and packs small within it."""
+    """Make chunks, frames, packs and the grace small within it."""
     modules = (chunker, packing, reading)
     old = [
         (one, name, getattr(one, name)) for one in modules for name in _SMALL if hasattr(one, name)
     ]
+    old.append((prune, "PRUNE_GRACE", prune.PRUNE_GRACE))
     cut_small()
     try:
         yield

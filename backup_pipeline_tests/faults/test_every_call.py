@@ -22,7 +22,12 @@ from backup_pipeline.engine.operations.verify import verify
 from backup_pipeline.engine.repository import Repository
 from backup_pipeline.engine.store import Store
 from backup_pipeline.engine.store.memory import MemoryStore
-from backup_pipeline_tests.engine.repositories import back_up, make_repository, open_repository
+from backup_pipeline_tests.engine.repositories import (
+    back_up,
+    copy_over,
+    make_repository,
+    open_repository,
+)
 from backup_pipeline_tests.engine.trees import State, state_of
 from backup_pipeline_tests.faults.faulty import FAULTS, Fault, Script, SpoiltStore
 from backup_pipeline_tests.faults.operations import OPERATIONS, Operation, Tiers
@@ -47,9 +52,59 @@ def tiers() -> Iterator[Tiers]:
         scene = Scene.build(folder, local, cloud, seed=DEFAULT_SEED)
         anew = clone(local)
         full = _full_of_the_newest(scene, anew)
+        scene.states[full.id] = scene.states[scene.newest]
         stores: dict[str, Store] = {"local": local, "cloud": cloud, "anew": anew}
         stores["empty"] = MemoryStore("empty")
-        yield Tiers(scene, stores, full.id, folder / "target")
+        found = Tiers(scene, stores, full.id, folder / "target")
+        for name, prepare in PREPARED.items():
+            stores[name] = prepare(found)
+        yield found
+
+
+def _offsite(tiers: Tiers) -> MemoryStore:
+    store, local = MemoryStore("offsite"), tiers.open("local")
+    repository = make_repository(store, tier="offsite", like=local)
+    for snapshot in local.snapshots():
+        copy_over(local, snapshot, repository)
+    return store
+
+
+def _expired(tiers: Tiers) -> MemoryStore:
+    return _after("expire", tiers, "anew", _memory(tiers.stores["anew"]))
+
+
+def _condemned(tiers: Tiers) -> MemoryStore:
+    return _after("condemn", tiers, "expired", _memory(tiers.stores["expired"]))
+
+
+def _after(operation: str, tiers: Tiers, tier: str, store: MemoryStore) -> MemoryStore:
+    made = clone(store)
+    OPERATIONS[operation].go(Tiers(tiers.scene, {tier: made}, tiers.full))
+    return made
+
+
+def _damaged(tiers: Tiers) -> MemoryStore:
+    """A flipped bit and a missing pack, a damaged segment, a lost record and a lost twin."""
+    store = clone(_memory(tiers.stores["local"]))
+    names = [one.name for one in store.list("repositories/")]
+    packs = [name for name in names if "/packs/" in name]
+    segments = [name for name in names if "/manifests/" in name]
+    for name in (packs[0], segments[-1]):
+        content = bytearray(store.get(name))
+        content[len(content) // 2] ^= 1
+        store.heal(name, content)
+    store.delete(packs[-1])
+    store.delete(next(name for name in names if name.endswith("log/000000/00000003")))
+    store.delete(next(name for name in names if name.endswith("twin/000000/00000005")))
+    return store
+
+
+PREPARED = {
+    "offsite": _offsite,
+    "expired": _expired,
+    "condemned": _condemned,
+    "damaged": _damaged,
+}
 
 
 def _full_of_the_newest(scene: Scene, store: MemoryStore) -> Snapshot:
@@ -86,6 +141,7 @@ class Case:
             },
             self.plain.full,
             self.plain.target,
+            spoilt=True,
         )
         outcome: Any
         shutil.rmtree(self.plain.target, ignore_errors=True)
@@ -100,7 +156,7 @@ class Case:
             assert not self.script.fault.harmless, f"{self.what}: {outcome}"
             expect_clear(outcome)
         with watched(f"what comes after {self.what}"):
-            if self.script.fault.lies_of == "stored" and met:
+            if self.script.fault.lies_of == "stored" and met and not self.operation.heals:
                 self._expect_damage_named(outcome)
             else:
                 self._expect_all_well(outcome)
@@ -111,9 +167,9 @@ class Case:
         for name, store in self.plain.stores.items():
             if name != written:
                 assert _same_bytes(store, self.before[name]), f"{name} was written to"
-            elif not self.operation.deletes:
+            elif not self.operation.deletes and not self.operation.heals:
                 self._expect_nothing_lost(name)
-        if written in {"local", "cloud"}:
+        if written and written != "empty" and not self.operation.heals:
             self._expect_earlier_snapshots(written)
         if isinstance(outcome, Snapshot):
             repository = self.plain.open(written)
@@ -125,8 +181,10 @@ class Case:
             assert self.scene.restores_right(repository, again, self._state)
         elif not self.script.fault.lies_of and not isinstance(outcome, BackupError):
             assert again == outcome
+        if self.operation.heals:
+            self._expect_earlier_snapshots(written)
         if written:
-            appended = isinstance(again, Snapshot)
+            appended = isinstance(again, Snapshot) or self.operation.heals
             self.scene.check_sound(self.plain.stores[written], mended=appended)
 
     @property
@@ -141,6 +199,8 @@ class Case:
 
     def _expect_earlier_snapshots(self, tier: str) -> None:
         earlier = {one.id for one in open_repository(self.before[tier]).snapshots()}
+        if self.operation.deletes:
+            earlier = {self.plain.full}
         self.scene.check(self.plain.stores[tier], earlier, all_of_them=self.script.at % 5 == 0)
 
     def _expect_damage_named(self, outcome: Any) -> None:
@@ -149,7 +209,7 @@ class Case:
         assert tier, "only what writes can have this fault"
         [name] = self.script.spoilt
         store = self.plain.stores[tier]
-        if tier in {"local", "cloud"}:
+        if tier != "empty":
             self._expect_earlier_snapshots(tier)
         if isinstance(outcome, Snapshot):
             repository = open_repository(store)
