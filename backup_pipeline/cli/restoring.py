@@ -84,8 +84,8 @@ def _show_restore(report: RestoreReport) -> None:
         f" replaced: {count(report.replaced_files, 'file')}"
     )
     for tier, size_bytes in report.elsewhere.items():
-        where = "other packs of tier" if tier == report.tier else "tier"
-        print(f"  had from {where} {tier}, for damaged packs: {human_bytes(size_bytes)}")
+        where = f"{tier} itself, by parity or from other packs," if tier == report.tier else tier
+        print(f"  had from tier {where} for damaged packs: {human_bytes(size_bytes)}")
     for notice in report.notices[:SHOWN_LINES]:
         print(f"  note: {notice}")
     if report.damaged_packs:

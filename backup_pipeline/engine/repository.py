@@ -305,9 +305,15 @@ class _Begun(Exception):
 
 
 class Repository:
-    """All of one dataset in one tier."""
+    """All of one dataset in one tier.
+
+    Attributes:
+        parity: Share of a pack's blocks that may rot and heal by themselves; each pack that is
+            written gets a sidecar for it. 0 for none.
+    """
 
     def __init__(self, store: Store, prefix: str, keys: DatasetKeys) -> None:
+        self.parity = 0.0
         self.store = store
         self.prefix = prefix
         self.keys = keys

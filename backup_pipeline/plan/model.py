@@ -58,6 +58,7 @@ class Tier:
         if_missed: What a copying tier does about a day that no tier has.
         keep: What retention keeps.
         lock: The store's lock, or the tier's own.
+        parity: Share of each pack that may rot and heal by itself; 0 for none.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Tier:
     if_missed: Literal["fail", "nearest"] = "fail"
     keep: Keep = Keep(daily=7, weekly=4, monthly=6)
     lock: Lock | None = None
+    parity: float = 0.0
 
     @property
     def reads_source(self) -> bool:

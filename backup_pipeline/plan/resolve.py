@@ -123,6 +123,7 @@ def _settle(tier: TierWritten, first: str, stores: Mapping[str, StoreWritten]) -
         full_every=None if kind == "full" else tier.full_every or DEFAULT_FULL_EVERY,
         from_=tier.from_ or ("source" if tier.name == first else first),
         if_missed=tier.if_missed or "fail",
+        parity=tier.parity or 0.0,
         keep=keep,
         lock=_lock(tier.lock) or (_lock(store.lock) if store is not None else None),
     )

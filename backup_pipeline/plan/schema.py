@@ -17,6 +17,7 @@ from backup_pipeline.plan.values import (
     Day,
     Duration,
     Name,
+    ParityShare,
     Share,
     Size,
     Zone,
@@ -206,6 +207,7 @@ class TierFields(Written):
     if_missed: IfMissed | None = None
     keep: KeepWritten | None = None
     lock: LockWritten | None = None
+    parity: ParityShare | None = None
 
 
 class TierWritten(TierFields):

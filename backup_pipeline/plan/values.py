@@ -19,12 +19,14 @@ __all__ = [
     "Day",
     "Duration",
     "Name",
+    "ParityShare",
     "Share",
     "Size",
     "Zone",
     "choice",
     "mistake",
     "parse_duration",
+    "parse_parity",
     "parse_share",
     "parse_size",
     "show_duration",
@@ -168,6 +170,14 @@ def parse_share(value: Any) -> float:
     return fraction
 
 
+def parse_parity(value: Any) -> float:
+    """Reads the share of a pack that may rot and heal by itself: from 1 % to 50 %."""
+    share = parse_share(value)
+    if not 0.01 <= share <= 0.5:
+        raise mistake(f"parity of {_shown(value)} is of no use", "between 1% and 50%, such as 5%")
+    return share
+
+
 def _parse_clock(value: Any) -> time:
     if isinstance(value, int | float):
         # YAML 1.1 readers make 02:00 the number 120, and 2:00 too.
@@ -239,6 +249,7 @@ def _plain(parse: Callable[[Any], Any]) -> PlainValidator:
 Duration = Annotated[timedelta, _plain(parse_duration)]
 Size = Annotated[int, _plain(parse_size)]
 Share = Annotated[float, _plain(parse_share)]
+ParityShare = Annotated[float, _plain(parse_parity)]
 Clock = Annotated[time, _plain(_parse_clock)]
 Day = Annotated[date, _plain(_parse_day)]
 Zone = Annotated[str, _plain(_parse_zone)]

@@ -166,6 +166,7 @@ class PlanReader(Reader):
         repository = self._stores.repository(rules.store, spec.key)
         if repository is None:
             repository = self._create(spec, rules)
+        repository.parity = rules.parity
         return self._require_ours(spec, rules, repository)
 
     def _require_ours(self, spec: Dataset, rules: Tier, repository: Repository) -> Repository:

@@ -75,4 +75,5 @@ class Repairer(PlanReader):
                 f" {found.deployment}, and not this plan's",
                 "repair it with the plan that writes it",
             )
+        found.parity = rules.parity
         return found

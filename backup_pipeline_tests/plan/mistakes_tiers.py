@@ -207,6 +207,19 @@ MISTAKES = [
         "cannot be held",
     ),
     Mistake(
+        "parity of nothing",
+        policy("tiers: [{name: local, parity: 0%}] #!"),
+        "policies.default.tiers[0].parity",
+        "not between",
+    ),
+    Mistake(
+        "parity beyond half",
+        policy("tiers: [{name: local, parity: 60%}] #!"),
+        "policies.default.tiers[0].parity",
+        "of no use",
+        "between 1% and 50%",
+    ),
+    Mistake(
         "sample beyond all",
         policy("tiers: [{name: local}]\ndrill: {sample: 150%} #!"),
         "policies.default.drill.sample",

@@ -19,6 +19,7 @@ __all__ = [
     "MAGIC",
     "MANIFEST",
     "PACK",
+    "PARITY",
     "RECORD",
     "STORE",
     "canonical_json",
@@ -35,7 +36,7 @@ HEADER_BYTES = 16
 # magic, type, version | check | features: needed to read, needed to write, may be ignored
 _BEGIN, _CHECK, _FEATURES = struct.Struct("<4sBB"), struct.Struct("<H"), struct.Struct("<IHH")
 
-STORE, KEY_SET, RECORD, MANIFEST, PACK = b"S", b"K", b"R", b"M", b"P"
+STORE, KEY_SET, RECORD, MANIFEST, PACK, PARITY = b"S", b"K", b"R", b"M", b"P", b"Y"
 
 # Bits of features that must be known to read an object, or to write beside it. Version 1 has none.
 KNOWN_READ_FEATURES = 0
@@ -46,7 +47,7 @@ def header(kind: bytes, *, read: int = 0, write: int = 0, optional: int = 0) -> 
     """The first 16 bytes of an object of this kind.
 
     Args:
-        kind: STORE, KEY_SET, RECORD, MANIFEST or PACK.
+        kind: STORE, KEY_SET, RECORD, MANIFEST, PACK or PARITY.
         read: Features that a reader must know to read this object.
         write: Features that a writer must know to write to this store or repository.
         optional: Features that may be ignored.

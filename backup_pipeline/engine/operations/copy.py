@@ -44,6 +44,7 @@ from backup_pipeline.engine.operations.frames import FetchedFrame, FramePlan, op
 from backup_pipeline.engine.operations.packing import Packer, thread_count
 from backup_pipeline.engine.operations.reading import with_places
 from backup_pipeline.engine.operations.work import Work
+from backup_pipeline.engine.parity import store_pack
 from backup_pipeline.engine.progress import Meter, Report
 from backup_pipeline.engine.repository import Repository, utc_now
 
@@ -272,10 +273,10 @@ class _Copy:
             self._check(pack, frame.ordinal, frame.raw, frame.members, sealer, sealed)
         packer.announce()
         name = run.id + pack[RUN_BYTES:]
-        self.target.store.put(self.target.pack_path(name), content)
+        stored = store_pack(self.target, name, [content])
         index.take_up(name, listed)
         with self.lock:
-            self.verbatim_bytes += len(content)
+            self.verbatim_bytes += stored
             self.verbatim_raw += sum(frame.raw for frame in listed.frames)
             self.read_bytes += len(content)
         return True

@@ -21,7 +21,10 @@ from backup_pipeline.engine.format.manifest import CHUNK_TYPE, manifest_schema
 from backup_pipeline.engine.format.pack import RUN_BYTES
 from backup_pipeline.engine.format.record import Segment, Snapshot, is_hex
 from backup_pipeline.engine.operations.frames import Fetcher, FramePlan
+from backup_pipeline.engine.parity import from_parity
 from backup_pipeline.engine.repository import Repository
+from backup_pipeline.engine.store import Store
+from backup_pipeline.engine.store.wrappers import WrappedStore
 
 __all__ = ["Chunk", "Donors", "Found", "stand_for_the_same"]
 
@@ -211,6 +214,7 @@ class Donors:
             paths: The first and the last path that need them there.
         """
         missing = {chunk.id: chunk for chunk in chunks}
+        yield from self._by_parity(missing)
         # The repository itself comes last: whatever harmed it may have harmed more of it.
         for donor in (*self.siblings(), self.repository):
             if id(donor) in self._out:
@@ -224,6 +228,23 @@ class Donors:
                 yield from self._take(donor, places, missing)
             if not missing:
                 return
+
+    def _by_parity(self, missing: dict[bytes, Chunk]) -> Iterator[Found]:
+        """Chunks of the repository's own packs that their sidecars can heal."""
+        own = self.repository
+        if id(own) in self._out:
+            return
+        for pack in sorted({chunk.pack for chunk in missing.values()}):
+            try:
+                healed = from_parity(own, pack)
+            except StoreError as error:
+                self._pass_over(own, error)
+                return
+            if healed is not None:
+                sought = [chunk for chunk in missing.values() if chunk.pack == pack]
+                one = _with_healed(own, pack, healed)
+                yield from self._take(one, sought, missing)
+                self._bad.pop(id(one), None)
 
     def _same_places(self, donor: Repository, missing: Mapping[bytes, Chunk]) -> list[Chunk]:
         """The same places in packs that a sibling holds byte for byte."""
@@ -313,6 +334,33 @@ class Donors:
             self._out.add(id(donor))
         if donor is not self.repository:
             self.note(f"tier {donor.tier} could not help: {error.message}")
+
+
+class _Healed(WrappedStore):
+    """A store as it would be with one object healed."""
+
+    def __init__(self, inner: Store, name: str, content: bytes) -> None:
+        super().__init__(inner)
+        self._name = name
+        self._content = content
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes | memoryview:
+        if name != self._name:
+            return super().get(name, offset, length)
+        end = len(self._content) if length is None else offset + length
+        return memoryview(self._content)[offset:end]
+
+    def get_into(self, name: str, offset: int, buffer: bytearray | memoryview) -> None:
+        view = memoryview(buffer).cast("B")
+        view[:] = self.get(name, offset, len(view))
+
+
+def _with_healed(repository: Repository, pack: bytes, content: bytes) -> Repository:
+    """The repository as it would be with one pack healed."""
+    store = _Healed(repository.store, repository.pack_path(pack), content)
+    healed = Repository(store, repository.prefix, repository.keys)
+    healed.state = repository.state
+    return healed
 
 
 def _live(repository: Repository) -> list[Snapshot]:

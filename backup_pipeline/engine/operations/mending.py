@@ -75,8 +75,7 @@ class Mending:
 
     def is_condemned(self, name: str) -> bool:
         """Whether a thing, or all of its run, will be deleted."""
-        condemned = self.repository.state.condemned
-        return name in condemned or name.rpartition("/")[0] in condemned
+        return self.repository.state.is_condemned(name)
 
     def bring(self, chunks: Sequence[Chunk], add: Callable[[bytes, Buffer], None]) -> set[bytes]:
         """Have chunks from siblings, from this tier's other packs, or from the source."""

@@ -32,6 +32,7 @@ from backup_pipeline.engine.format.pack import (
     pack_header,
     seal_index,
 )
+from backup_pipeline.engine.parity import store_pack
 from backup_pipeline.engine.repository import Repository
 from backup_pipeline.engine.store.direct import aligned_buffer
 
@@ -364,10 +365,10 @@ class Packer:
             digest = hashlib.sha256(content)
             digest.update(tail)
             name = self._run + digest.digest()
-            self._repository.store.put(self._repository.pack_path(name), [content, tail])
+            stored = store_pack(self._repository, name, [content, tail])
             self._index.name_pack(pack.number, name)
             with self._count_lock:
-                self.stored_bytes += pack.end + len(tail)
+                self.stored_bytes += stored
                 self.packs += 1
             self._pack_buffers.give_back(pack.view)
         except BaseException as error:

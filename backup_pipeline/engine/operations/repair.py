@@ -107,6 +107,9 @@ class _Repair:
             if name.startswith(f"{repository.prefix}packs/")
         }
         self.packs.run(packs)
+        folder = f"{repository.prefix}parity/"
+        sidecars = [name.removeprefix(folder) for name in found if name.startswith(folder)]
+        self.packs.heal_sidecars([pack_name(f"packs/{name}") for name in sidecars])
         result.leave_rest()
         self.meter.enter("telling what stays lost")
         self._tell_lost()

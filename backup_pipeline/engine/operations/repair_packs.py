@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -10,12 +11,14 @@ import pyarrow.compute as pc
 
 from backup_pipeline.engine.chunk_index import ChunkIndex
 from backup_pipeline.engine.crypto import Buffer
+from backup_pipeline.engine.errors import ObjectMissing
 from backup_pipeline.engine.format.manifest import CHUNK_TYPE
 from backup_pipeline.engine.format.pack import RUN_BYTES
 from backup_pipeline.engine.format.record import pack_name, pack_name_text
 from backup_pipeline.engine.operations.donors import Chunk
 from backup_pipeline.engine.operations.mending import UNWRITABLE, Mending
 from backup_pipeline.engine.operations.stash import Stash
+from backup_pipeline.engine.parity import from_parity, make_parity, parity_path, share_of
 
 __all__ = ["PackRepair"]
 
@@ -61,19 +64,43 @@ class PackRepair:
             self.mending.record(replaced, refers, "packs were damaged")
 
     def _heal_pack(self, name: bytes) -> bool:
-        """Put a pack's own bytes in its place, if a sibling has them."""
+        """Put a pack's own bytes in its place, if they are to be had."""
         path = self.repository.pack_path(name)
         if name[:RUN_BYTES].hex() not in self.repository.state.runs:
             return False  # what it holds could not be opened
-        for content in self.donors.same_pack(name):
+        for content, how in self._same_bytes(name):
             if self.mending.apply:
                 self.repository.refresh()
                 if self.mending.is_condemned(pack_name_text(name)):
                     return False
                 self.repository.store.heal(path, content)
-            self.result.mend(path, "healed with the same bytes of another tier")
+            self.result.mend(path, how)
             return True
         return False
+
+    def _same_bytes(self, name: bytes) -> Iterator[tuple[bytes | memoryview, str]]:
+        healed = from_parity(self.repository, name)
+        if healed is not None:
+            yield healed, "healed by its parity"
+        for content in self.donors.same_pack(name):
+            yield content, "healed with the same bytes of another tier"
+
+    def heal_sidecars(self, names: Sequence[bytes]) -> None:
+        """Make sidecars anew of packs that are whole."""
+        for name in names:
+            path = parity_path(self.repository, name)
+            self.touched.add(name)
+            try:
+                content = self.repository.store.get(self.repository.pack_path(name))
+            except ObjectMissing:
+                content = b""
+            if hashlib.sha256(content).digest() != name[RUN_BYTES:]:
+                self.result.leave(path, "its pack is damaged as well")
+                continue
+            if self.mending.apply:
+                share = self.repository.parity or share_of(self.repository, name)
+                self.repository.store.heal(path, make_parity(name, content, share))
+            self.result.mend(path, "made anew from its pack")
 
     def _needed(self, packs: set[bytes]) -> dict[bytes, dict[bytes, Chunk]]:
         """What live manifests place in some packs, by pack and id."""

@@ -33,6 +33,7 @@ from backup_pipeline.engine.format.record import (
 from backup_pipeline.engine.operations.frames import open_frame
 from backup_pipeline.engine.operations.packing import thread_count
 from backup_pipeline.engine.operations.references import Numbers, References, holds
+from backup_pipeline.engine.parity import check_parity, parity_path
 from backup_pipeline.engine.progress import Meter, Report
 from backup_pipeline.engine.repository import Repository
 from backup_pipeline.engine.segments import CHECKED_COLUMNS
@@ -147,6 +148,7 @@ class _Verify:
         self.repository = repository
         self.only = only
         self.found = found
+        self.sidecars: set[str] = set()
         self.whole = snapshots is None
         self.snapshots = list(repository.snapshots() if snapshots is None else snapshots)
         self.read_data = read_data
@@ -252,9 +254,12 @@ class _Verify:
     def _look_for(self, packs: Sequence[_Pack]) -> list[_Pack]:
         """Presence and size of all packs, by listing each run's folder once."""
         sizes: dict[str, int] = {}
+        prefix, store = self.repository.prefix, self.repository.store
         for run in {pack.name[:RUN_BYTES].hex() for pack in packs}:
-            for found in self.repository.store.list(f"{self.repository.prefix}packs/{run}/"):
+            for found in store.list(f"{prefix}packs/{run}/"):
                 sizes[found.name] = found.size_bytes
+        if packs and "parity" in store.list_names(prefix):
+            self.sidecars = {found.name for found in store.list(f"{prefix}parity/")}
         present: list[_Pack] = []
         for pack in packs:
             path = self.repository.pack_path(pack.name)
@@ -311,7 +316,18 @@ class _Verify:
             self._damage(path, "missing", pack.snapshots)
         except DamageError as error:
             self._damage(path, error.message, pack.snapshots)
+        self._check_sidecar(pack)
         self.meter.add(pack.size, 1)
+
+    def _check_sidecar(self, pack: _Pack) -> None:
+        path = parity_path(self.repository, pack.name)
+        if path in self.sidecars:
+            try:
+                check_parity(self.repository.store.get(path), pack.name, path)
+            except ObjectMissing:
+                return  # it went meanwhile
+            except DamageError as error:
+                self._damage(path, error.message, pack.snapshots)
 
     def _read_pack(self, pack: _Pack, path: str) -> None:
         content = self._content(path, pack.size)
