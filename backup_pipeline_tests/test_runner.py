@@ -279,7 +279,11 @@ def make_unreadable(scene: Scene, monkeypatch: pytest.MonkeyPatch, name: bytes) 
             raise Unreadable("unreadable", "Permission denied")
         return original(self, path, *rest, **more)
 
+    def not_whole(*_: Any) -> None:
+        """The short way for small files leaves it to ``open``."""
+
     monkeypatch.setattr(FilesSource, "open", refuse)
+    monkeypatch.setattr(FilesSource, "read_whole", not_whole)
 
 
 # -- later tiers
