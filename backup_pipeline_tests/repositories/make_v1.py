@@ -1,9 +1,11 @@
 """Makes the golden repositories of format version 1; they were made once, by version 0.1.0.
 
-    python -m backup_pipeline_tests.repositories.make_v1 EMPTY_FOLDER
+    python -m backup_pipeline_tests.repositories.make_v1 FOLDER
 
-Two stores of one encrypted dataset (``local`` and, copied from it, ``cloud``) and one store without
-encryption. Keys and ids are random: running it again makes others, which say the same.
+``v1-encrypted``: two stores of one dataset (``local`` and, copied from it, ``cloud``).
+``v1-plaintext``: one store without encryption. ``v1-kept``: one that expired, was pruned and has
+parity, made later than the others by the same version. What is there already is left as it is. Keys
+and ids are random: running it again makes others, which say the same.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from backup_pipeline.engine.format.document import (
     encode_key_set,
 )
 from backup_pipeline.engine.format.pack import FRAMES_START, frame_binding
-from backup_pipeline.engine.format.record import Snapshot, to_iso
+from backup_pipeline.engine.format.record import Snapshot, pack_name, to_iso
 from backup_pipeline.engine.keys import (
     PLAINTEXT,
     KeyEncryptionKey,
@@ -42,14 +44,16 @@ from backup_pipeline.engine.keys import (
 from backup_pipeline.engine.log import EPOCH_RECORDS
 from backup_pipeline.engine.operations.backup import backup
 from backup_pipeline.engine.operations.copy import copy
+from backup_pipeline.engine.operations.expire import expire, pin
 from backup_pipeline.engine.operations.packing import Packer
+from backup_pipeline.engine.operations.prune import PRUNE_GRACE, prune
 from backup_pipeline.engine.repository import (
     Repository,
     UnlockedStore,
-    pack_name,
     unlock_store,
 )
-from backup_pipeline.engine.store import open_store
+from backup_pipeline.engine.store import Store, open_store
+from backup_pipeline.engine.store.wrappers import WrappedStore
 from backup_pipeline.sources.base import Details, Reader, Unreadable, scan_schema
 from backup_pipeline.sources.files import FilesSource
 from backup_pipeline_tests.repositories.trees_v1 import DAYS, digest_of, listing, make_tree
@@ -79,6 +83,9 @@ class PartlyReadable(FilesSource):
         if path == b"cannot be read":
             raise Unreadable("unreadable", "Input/output error")
         return super().open(path, type, etag=etag)
+
+    def read_whole(self, path: bytes, *_: object) -> None:
+        """Nothing that way: ``open`` has its say about every file."""
 
 
 class FewObjects(FilesSource):
@@ -124,6 +131,17 @@ class _ObjectReader(Reader):
         return Details(
             size=20, content_type="text/plain", metadata=[("owner", "größe"), ("empty", "")]
         )
+
+
+class TimedStore(WrappedStore):
+    """A store that keeps time by the clock of the repositories' records."""
+
+    def __init__(self, inner: Store, clock: Clock) -> None:
+        super().__init__(inner)
+        self.clock = clock
+
+    def now(self) -> datetime:
+        return self.clock.moment
 
 
 class Maker:
@@ -313,6 +331,36 @@ def make_encrypted(folder: Path, trees: Path) -> dict[str, Any]:
     return {"passphrase": PASSPHRASE, "key_file": KEY_FILE.content.hex(), IMAGES: found}
 
 
+def make_kept(folder: Path, trees: Path) -> dict[str, Any]:
+    """The store ``local`` of a dataset whose first chain expired and was pruned, with parity."""
+    clock = Clock()
+    secrets: Sequence[Secret] = [Passphrase(PASSPHRASE.encode())]
+    repository = _repository(folder / "local", secrets, IMAGES, "local", clock)
+    store = repository.store = TimedStore(repository.store, clock)
+    repository.parity = 0.1
+    maker = Maker(repository, clock, trees)
+    first = maker.backup(0, "full")
+    second = maker.backup(1, "incremental", parent=first, base=first)
+    third = maker.backup(2, "full")
+    fourth = maker.backup(4, "incremental", parent=third, base=third)
+    fifth = maker.backup(5, "incremental", parent=fourth, base=third)
+    pin(repository, third.id, pinned=True, reason="the release", clock=clock)
+    gone = {one.id: "beyond keep: last 2" for one in (first, second, fourth)}
+    expire(repository, lambda _: gone, clock=clock)
+    condemned = prune(repository, apply=True, clock=clock)
+    assert condemned.condemned_objects and f"packs/{first.run}" in repository.state.condemned
+    clock.moment += PRUNE_GRACE
+    assert prune(repository, apply=True, clock=clock).deleted_objects == condemned.condemned_objects
+    while repository.log.next_sequence < EPOCH_RECORDS:
+        pin(repository, fifth.id, pinned=True, reason="again and again", clock=clock)
+    maker.backup(5, "incremental", parent=fifth, base=third)
+    repository = unlock_store(store.inner, secrets).repository(IMAGES)  # by way of the checkpoint
+    assert repository.state.expired_days and repository.state.runs[first.run]["finished"]
+    maker.repository = repository
+    found = {**maker.expected(), "expired_days": sorted(repository.state.expired_days)}
+    return {"passphrase": PASSPHRASE, IMAGES: {"local": found}}
+
+
 def make_plaintext(folder: Path, trees: Path) -> dict[str, Any]:
     """The store without encryption."""
     clock = Clock()
@@ -340,17 +388,21 @@ def _repository(
     return unlocked.create(dataset, tier=tier, deployment="golden", keys=keys, now=clock)
 
 
+MADE = {"v1-encrypted": make_encrypted, "v1-plaintext": make_plaintext, "v1-kept": make_kept}
+
+
 def main(target: Path) -> None:
-    """Make both below an empty folder."""
+    """Make below a folder those that it lacks."""
     with tempfile.TemporaryDirectory() as scratch:
         trees = Path(scratch)
         for day in range(len(DAYS)):
             make_tree(trees / str(day), day)
             os.setxattr(os.fsencode(trees / str(day)) + b"/" + EXECUTABLE, *XATTR)
-        for name, make in (("v1-encrypted", make_encrypted), ("v1-plaintext", make_plaintext)):
+        for name, make in MADE.items():
             folder = target / name
             if folder.exists():
-                raise SystemExit(f"{folder} is there already")
+                print(f"{folder} is there already")
+                continue
             try:
                 expected = make(folder, trees)
             except BaseException:
