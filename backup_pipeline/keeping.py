@@ -1,4 +1,4 @@
-"""Retention in Dagster: the expire and prune jobs of each tier, and their clocks."""
+"""Each tier's jobs to expire, prune and repair in Dagster, and the clocks of retention."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pydantic import Field
 from backup_pipeline.engine.errors import BackupError, NotFound
 from backup_pipeline.engine.progress import human_bytes
 from backup_pipeline.metadata import key
-from backup_pipeline.resources import Wiring
+from backup_pipeline.resources import Wiring, failure
 from backup_pipeline.runs import recorder
 from backup_pipeline.schedules import default_status
 from backup_pipeline.sync import list_stored, sync_tiers
@@ -24,6 +24,8 @@ PRUNE_CRON = "40 5 * * *"
 """After the night's backups and drills, and expire before prune."""
 
 MOST_ROWS = 500
+
+Report = Mapping[str, Any]
 
 
 class KeepingConfig(dg.Config):
@@ -38,7 +40,7 @@ class KeepingJob:
     """One tier's job of one verb.
 
     Attributes:
-        verb: ``expire`` or ``prune``.
+        verb: ``expire``, ``prune`` or ``repair``.
         tier: The tier's name.
         assets: Its assets.
         op: Its op's name, under which its config stands.
@@ -52,135 +54,129 @@ class KeepingJob:
     job: dg.JobDefinition
 
 
+@dataclass(frozen=True)
+class _Verb:
+    """One of the verbs: what it says of itself, and when it has failed.
+
+    Attributes:
+        name: A method of the runner.
+        about: Describes the job, about tier ``{tier}``.
+        sentence: One report as a line of the log.
+        said: All reports as the output's metadata.
+        failed: Why a report is a failure; None where it is none.
+    """
+
+    name: str
+    about: str
+    sentence: Callable[[Report], str]
+    said: Callable[[Sequence[Report]], dict[str, Any]]
+    failed: Callable[[Report], str | None] = lambda _: None
+
+
 def build_keeping_jobs(assets: Sequence[TierAsset], wiring: Wiring) -> list[KeepingJob]:
-    """An expire and a prune job for each tier; without ``apply`` they only say what would be."""
+    """Jobs for each tier that expire, prune and repair; without ``apply`` they only say what
+    would be."""
     tiers: dict[str, list[TierAsset]] = {}
     for asset in assets:
         tiers.setdefault(asset.tier.name, []).append(asset)
-    return [
-        build(tier, members, wiring)
-        for tier, members in tiers.items()
-        for build in (_expire_job, _prune_job)
-    ]
+    return [_job(verb, tier, members, wiring) for tier, members in tiers.items() for verb in _VERBS]
 
 
-Do = Callable[[dg.OpExecutionContext, TierAsset, KeepingConfig], Mapping[str, Any]]
-
-
-def _expire_job(tier: str, assets: Sequence[TierAsset], wiring: Wiring) -> KeepingJob:
-    def finish(
-        context: dg.OpExecutionContext,
-        chosen: Sequence[TierAsset],
-        reports: Sequence[Mapping[str, Any]],
-    ) -> dict[str, Any]:
-        context.add_output_metadata(_expiry_said(reports))
-        if not any(report["applied"] and report["expired"] for report in reports):
-            return {}
-        with wiring.resource_of(context).runner(now=wiring.now) as runner:
-            report = sync_tiers(
-                context.instance,
-                recorder(context),
-                chosen,
-                lambda one: list_stored(runner, one),
-                reasons={
-                    (report["dataset"], one["day"]): one["reasons"][0]
-                    for report in reports
-                    for one in report["snapshots"]
-                    if not one["kept"]
-                },
-            )
-        context.log.info(report.sentence())
-        return {}
-
-    return _job(
-        "expire",
-        tier,
-        assets,
-        wiring,
-        description=f"Which snapshots tier `{tier}` lets go, which it keeps, and why.",
-        finish=finish,
-    )
-
-
-def _prune_job(tier: str, assets: Sequence[TierAsset], wiring: Wiring) -> KeepingJob:
-    def finish(
-        context: dg.OpExecutionContext,
-        chosen: Sequence[TierAsset],
-        reports: Sequence[Mapping[str, Any]],
-    ) -> dict[str, Any]:
-        context.add_output_metadata(_prune_said(reports))
-        return {}
-
-    return _job(
-        "prune",
-        tier,
-        assets,
-        wiring,
-        description=(
-            f"Deletes from tier `{tier}` what no snapshot needs: condemned first, gone after"
-            " the grace."
-        ),
-        finish=finish,
-    )
-
-
-def _job(
-    verb: str,
-    tier: str,
-    assets: Sequence[TierAsset],
-    wiring: Wiring,
-    *,
-    description: str,
-    finish: Callable[..., Any],
-) -> KeepingJob:
-    op_name = wiring.named(f"{verb}_{tier}_op")
+def _job(verb: _Verb, tier: str, assets: Sequence[TierAsset], wiring: Wiring) -> KeepingJob:
+    op_name = wiring.named(f"{verb.name}_{tier}_op")
 
     @dg.op(name=op_name, required_resource_keys={wiring.resource})
     def keep(context: dg.OpExecutionContext, config: KeepingConfig) -> None:
-        for dataset in config.datasets:
-            wiring.plan.dataset(dataset)
+        try:
+            for dataset in config.datasets:
+                wiring.plan.dataset(dataset)
+        except BackupError as error:
+            raise failure(error) from None
         chosen = [
             one for one in assets if not config.datasets or one.dataset.key in config.datasets
         ]
-        reports: list[Mapping[str, Any]] = []
-        errors: list[str] = []
-        for asset in chosen:
-            place = f"{asset.dataset.key} in tier {tier}"
-            arguments = {"dataset": asset.dataset.key, "tier": tier, "apply": config.apply}
-            try:
-                report = wiring.resource_of(context).run(
-                    verb, arguments, now=wiring.now, log=context.log.info
-                )
-            except NotFound as error:
-                context.log.info(f"{place}: {error.message}")
-                continue
-            except BackupError as error:
-                errors.append(f"{place}: {error}")
-                context.log.error(errors[-1])
-                continue
-            reports.append(report)
-            context.log.info(f"{place}: {_SENTENCES[verb](report)}")
-        finish(context, chosen, reports)
+        reports, errors = _run_each(context, verb, chosen, config, wiring)
+        context.add_output_metadata(verb.said(reports))
+        if any(report["applied"] and report.get("expired") for report in reports):
+            _tell_expired(context, chosen, reports, wiring)
         if errors:
             raise dg.Failure("\n".join(errors), allow_retries=False)
 
     @dg.job(
-        name=wiring.named(f"{verb}_{tier}"),
-        description=description,
+        name=wiring.named(f"{verb.name}_{tier}"),
+        description=verb.about.format(tier=tier),
         executor_def=dg.in_process_executor,
     )
     def job() -> None:
         keep()
 
-    return KeepingJob(verb, tier, assets, op_name, job)
+    return KeepingJob(verb.name, tier, assets, op_name, job)
 
 
-def _expiry_sentence(report: Mapping[str, Any]) -> str:
+def _run_each(
+    context: dg.OpExecutionContext,
+    verb: _Verb,
+    assets: Sequence[TierAsset],
+    config: KeepingConfig,
+    wiring: Wiring,
+) -> tuple[list[Report], list[str]]:
+    """One dataset after the other; one that fails does not stop the rest."""
+    reports: list[Report] = []
+    errors: list[str] = []
+    for asset in assets:
+        place = f"{asset.dataset.key} in tier {asset.tier.name}"
+        try:
+            report = wiring.resource_of(context).run(
+                verb.name,
+                {"dataset": asset.dataset.key, "tier": asset.tier.name, "apply": config.apply},
+                now=wiring.now,
+                log=context.log.info,
+            )
+        except NotFound as error:
+            context.log.info(f"{place}: {error.message}")
+            continue
+        except BackupError as error:
+            errors.append(f"{place}: {error}")
+            context.log.error(errors[-1])
+            continue
+        reports.append(report)
+        context.log.info(f"{place}: {verb.sentence(report)}")
+        reason = verb.failed(report)
+        if reason is not None:
+            errors.append(f"{place}: {reason}")
+    return reports, errors
+
+
+def _tell_expired(
+    context: dg.OpExecutionContext,
+    assets: Sequence[TierAsset],
+    reports: Sequence[Report],
+    wiring: Wiring,
+) -> None:
+    """Days that expired say so in the event log, with the reason."""
+    reasons = {
+        (report["dataset"], one["day"]): one["reasons"][0]
+        for report in reports
+        for one in report["snapshots"]
+        if not one["kept"]
+    }
+    with wiring.resource_of(context).runner(now=wiring.now) as runner:
+        report = sync_tiers(
+            context.instance,
+            recorder(context),
+            assets,
+            lambda one: list_stored(runner, one),
+            reasons=reasons,
+        )
+    context.log.info(report.sentence())
+
+
+def _expiry_sentence(report: Report) -> str:
     did = "expired" if report["applied"] else "would expire"
     return f"{report['kept']} snapshots kept, {report['expired']} {did}"
 
 
-def _prune_sentence(report: Mapping[str, Any]) -> str:
+def _prune_sentence(report: Report) -> str:
     deleted, condemned = report["deleted_objects"], report["condemned_objects"]
     would = "" if report["applied"] else "would be "
     return (
@@ -190,10 +186,7 @@ def _prune_sentence(report: Mapping[str, Any]) -> str:
     )
 
 
-_SENTENCES = {"expire": _expiry_sentence, "prune": _prune_sentence}
-
-
-def _expiry_said(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _expiry_said(reports: Sequence[Report]) -> dict[str, Any]:
     """What goes first, then what stays, each with its reasons."""
     rows = [
         dg.TableRecord(
@@ -224,7 +217,7 @@ def _expiry_said(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 _COUNTS = ("deleted", "condemned", "waiting", "needed", "running")
 
 
-def _prune_said(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _prune_said(reports: Sequence[Report]) -> dict[str, Any]:
     said: dict[str, Any] = {key("applied"): any(report["applied"] for report in reports)}
     for count in _COUNTS:
         for what in ("objects", "bytes"):
@@ -238,6 +231,75 @@ def _prune_said(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if texts:
             said[key(name)] = dg.MetadataValue.json(texts[:MOST_ROWS])
     return said
+
+
+def _repair_sentence(report: Report) -> str:
+    if not report["damage_count"]:
+        return "nothing is damaged"
+    did = "put right" if report["applied"] else "can be put right"
+    return (
+        f"{report['damage_count']} things damaged, {report['mended_count']} {did},"
+        f" {report['left_count']} stay damaged, {report['lost_count']} files lost"
+    )
+
+
+def _repair_failed(report: Report) -> str | None:
+    lost = report["left_count"] or report["lost_count"] or report["lost_snapshots"]
+    return _repair_sentence(report) if lost or (report["applied"] and not report["ok"]) else None
+
+
+_REPAIR_COLUMNS = {
+    "mended": ("name", "how"),
+    "left": ("name", "why"),
+    "lost": ("path", "bytes", "snapshots"),
+}
+
+
+def _repair_said(reports: Sequence[Report]) -> dict[str, Any]:
+    """What was put right, what stays damaged, and which files nobody has any more."""
+    said: dict[str, Any] = {
+        key("applied"): any(report["applied"] for report in reports),
+        key("damaged"): sum(report["damage_count"] for report in reports),
+    }
+    for name, columns in _REPAIR_COLUMNS.items():
+        rows = [
+            dg.TableRecord(
+                {"dataset": report["dataset"], **{word: _cell(one[word]) for word in columns}}
+            )
+            for report in reports
+            for one in report[name]
+        ]
+        said[key(f"{name}_count")] = sum(report[f"{name}_count"] for report in reports)
+        if rows:
+            said[key(name)] = dg.MetadataValue.table(rows[:MOST_ROWS])
+    return said
+
+
+def _cell(value: Any) -> str:
+    return ", ".join(one[:12] for one in value) if isinstance(value, list) else str(value)
+
+
+_VERBS = (
+    _Verb(
+        "expire",
+        "Which snapshots tier `{tier}` lets go, which it keeps, and why.",
+        _expiry_sentence,
+        _expiry_said,
+    ),
+    _Verb(
+        "prune",
+        "Deletes from tier `{tier}` what no snapshot needs: announced first, gone after the grace.",
+        _prune_sentence,
+        _prune_said,
+    ),
+    _Verb(
+        "repair",
+        "Puts right what is damaged in tier `{tier}`, from whatever still has it.",
+        _repair_sentence,
+        _repair_said,
+        _repair_failed,
+    ),
+)
 
 
 # -- their clocks
@@ -277,7 +339,7 @@ def _schedule(job: KeepingJob, wiring: Wiring) -> dg.ScheduleDefinition:
 
 
 def _every(verb: str, asset: TierAsset) -> str | None:
-    return asset.dataset.expire if verb == "expire" else asset.dataset.prune
+    return {"expire": asset.dataset.expire, "prune": asset.dataset.prune}.get(verb)
 
 
 def _is_due(every: str | None, day: date) -> bool:

@@ -52,6 +52,7 @@ VERBS = (
     "fingerprint",
     "pin",
     "prune",
+    "repair",
     "restore",
     "snapshots",
     "status",

@@ -96,6 +96,29 @@ def test_a_legal_hold_keeps_all_and_refuses_to_delete(
     assert not failed.success and "case 7" in first_failure(failed).description
 
 
+def test_repair_puts_a_tier_right_from_another_and_fails_while_something_stays_lost(
+    project: Make,
+) -> None:
+    one = project(tiers=[{"name": "local", "kind": "full"}, {"name": "cloud", "kind": "full"}])
+    assert one.back_up("local", "2026-11-01").success
+    one.at("2026-11-02T10:00:00")
+    assert one.back_up("cloud", "2026-11-01").success
+    one.flip_byte("local")
+    planned = said(one.run_job("repair_local"))
+    assert (planned["damaged"], planned["mended_count"], planned["applied"]) == (1, 1, False)
+    with one.runner as runner:
+        assert not runner.verify("vision/a", tier="local").ok
+    (row,) = said(one.run_job("repair_local", apply=True))["mended"].records
+    assert row.data["dataset"] == "vision/a" and "another tier" in row.data["how"]
+    with one.runner as runner:
+        assert runner.verify("vision/a", tier="local").ok
+    one.write("vision/a", "first.bin", b"the source has changed")
+    for tier in ("local", "cloud"):
+        one.flip_byte(tier)
+    failed = one.run_job("repair_local", apply=True)
+    assert not failed.success and "1 files lost" in first_failure(failed).description
+
+
 def test_schedules_are_there_where_the_plan_turns_retention_on(project: Make) -> None:
     off = project(tiers=TIERS).build()
     names = {one.name for one in off.schedules or ()}
