@@ -39,8 +39,12 @@ ui: $(STAMP) ## open Dagster on some sixty seeded days, on http://127.0.0.1:3000
 	@$(BIN)/python -m backup_pipeline.demo ui
 
 .PHONY: test
-test: $(STAMP) browser ## run the tests, two at a time
-	@$(BIN)/python -m pytest -q -rs -n $(TEST_WORKERS) --dist loadgroup $(TEST_ARGS)
+test: $(STAMP) browser ## run the tests, two at a time, but for the slow fault rigs
+	@$(BIN)/python -m pytest -q -rs -n $(TEST_WORKERS) --dist loadgroup -m "not faults" $(TEST_ARGS)
+
+.PHONY: faults
+faults: $(STAMP) ## run the slow fault rigs: kills, full disks, power cuts, a stopped S3 server
+	@$(BIN)/python -m pytest -q -rs -n $(TEST_WORKERS) --dist loadgroup -m faults $(TEST_ARGS)
 
 .PHONY: reliability
 reliability: $(STAMP) browser ## run the tests, and write what they prove into docs/reliability.md
