@@ -35,25 +35,29 @@ from backup_pipeline.engine.store.base import (
 from backup_pipeline.engine.store.s3_errors import (
     is_lost_answer,
     is_past_the_end,
+    is_timeout,
     no_answer,
     translate,
 )
-from backup_pipeline.engine.store.s3_settings import S3Settings
+from backup_pipeline.engine.store.s3_settings import FIRST_PAUSE, RETRY_WINDOW, S3Settings
 
 if TYPE_CHECKING:
     from obstore.store import S3Store as Client
 
-__all__ = ["BULK_TIMEOUT", "QUICK_TIMEOUT", "S3Store", "open_s3"]
+__all__ = ["BULK_TIMEOUT", "PUT_ATTEMPTS", "QUICK_TIMEOUT", "S3Store", "open_s3"]
 
 QUICK_TIMEOUT: Final = timedelta(seconds=30)
-"""Longest time for a request that moves little."""
+"""Longest time for a request that moves little. A server that has fallen silent is asked again
+within ``RETRY_WINDOW``, so it is given up after a minute and a half at most."""
 
 BULK_TIMEOUT: Final = timedelta(minutes=5)
-"""Longest time for a request that moves much: 32 MiB at 1 Mbit/s take 4.5 minutes."""
+"""Longest time for a request that moves much: 32 MiB at 1 Mbit/s take 4.5 minutes. It is longer
+than ``RETRY_WINDOW``, so a server that has fallen silent is given up after it."""
+
+PUT_ATTEMPTS: Final = 4
+"""How often a write is begun whose answer is lost, each time with ``RETRIES`` of its own."""
 
 _QUICK_BYTES: Final = 256 << 10
-_PUT_ATTEMPTS: Final = 4
-_FIRST_PAUSE_S: Final = 0.1
 _LIST_CHUNK: Final = 1000
 _COMPARE_BYTES: Final = 1 << 20
 _ALPHABET: Final = ".0123456789_abcdefghijklmnopqrstuvwxyz"
@@ -92,7 +96,8 @@ class S3Store(Store):
     def put(self, name: str, content: Content) -> None:
         check_name(name)
         views = pieces(content)
-        for attempt in range(_PUT_ATTEMPTS):
+        begun_s = time.monotonic()
+        for attempt in range(PUT_ATTEMPTS):
             try:
                 self._write(name, views, "create")
                 return
@@ -100,9 +105,12 @@ class S3Store(Store):
                 if self._holds(name, views):
                     return
             except (BaseError, OSError) as error:
-                if not is_lost_answer(error) or attempt == _PUT_ATTEMPTS - 1:
+                # Of a server that is silent, the answer was waited for long enough.
+                late = time.monotonic() - begun_s > RETRY_WINDOW.total_seconds()
+                silent = late and is_timeout(error)
+                if silent or not is_lost_answer(error) or attempt == PUT_ATTEMPTS - 1:
                     raise translate(self.settings, name, error) from error
-            time.sleep(random.uniform(0.5, 1.0) * _FIRST_PAUSE_S * 2**attempt)
+            time.sleep(random.uniform(0.5, 1.0) * FIRST_PAUSE.total_seconds() * 2**attempt)
         raise StoreError(f"{self.url}: {name} was made and deleted by others again and again")
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes | memoryview:

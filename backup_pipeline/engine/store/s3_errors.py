@@ -13,6 +13,7 @@ __all__ = [
     "explain",
     "is_lost_answer",
     "is_past_the_end",
+    "is_timeout",
     "no_answer",
     "no_credentials",
     "translate",
@@ -52,7 +53,7 @@ def translate(settings: S3Settings, name: str, error: Exception) -> StoreError:
         return no_credentials(settings)
     status = _find(_STATUS, text)
     if status is None:
-        return no_answer(settings, _reason(text))
+        return no_answer(settings, _reason(error))
     return explain(settings, name, int(status), code, _find(_MESSAGE, text))
 
 
@@ -126,13 +127,20 @@ def is_past_the_end(error: Exception) -> bool:
     return _find(_STATUS, str(error)) == "416"
 
 
+def is_timeout(error: Exception) -> bool:
+    """Tell whether an answer was waited for until the time was up."""
+    text = str(error)
+    return "kind: Timeout" in text or "TimedOut" in text
+
+
 def _find(pattern: re.Pattern[str], text: str) -> str | None:
     found = pattern.search(text)
     return found.group(1) if found else None
 
 
-def _reason(text: str) -> str:
-    if "kind: Timeout" in text or "TimedOut" in text:
+def _reason(error: Exception) -> str:
+    if is_timeout(error):
         return "timed out"
+    text = str(error)
     cause = _find(_CAUSE, text)
     return cause or text.split("\n", 1)[0].rpartition(" - ")[2]

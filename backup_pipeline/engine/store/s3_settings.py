@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,13 +18,16 @@ from backup_pipeline.engine.errors import UsageError
 if TYPE_CHECKING:
     from obstore.store import S3Store as Client
 
-__all__ = ["CONNECT_TIMEOUT", "RETRIES", "RETRY_WINDOW", "S3Settings"]
+__all__ = ["CONNECT_TIMEOUT", "FIRST_PAUSE", "RETRIES", "RETRY_WINDOW", "S3Settings"]
 
 CONNECT_TIMEOUT: Final = timedelta(seconds=5)
 """How long one attempt to reach the server may take."""
 
 RETRIES: Final = 5
 """How often a request is repeated, after growing, jittered pauses, before it has failed."""
+
+FIRST_PAUSE: Final = timedelta(milliseconds=100)
+"""How long the first pause is on average."""
 
 RETRY_WINDOW: Final = timedelta(seconds=60)
 """No request is repeated later than this after it was first sent."""
@@ -164,7 +168,12 @@ class S3Settings:
                 "connect_timeout": CONNECT_TIMEOUT,
                 "timeout": timeout,
             },
-            retry_config={"max_retries": RETRIES, "retry_timeout": RETRY_WINDOW},
+            retry_config={
+                "max_retries": RETRIES,
+                "retry_timeout": RETRY_WINDOW,
+                # Its first pause would always be the same; those after it are drawn by chance.
+                "backoff": {"init_backoff": FIRST_PAUSE * random.uniform(0.5, 1.5)},
+            },
             **config,
         )
 
