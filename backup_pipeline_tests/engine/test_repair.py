@@ -232,6 +232,15 @@ def test_manifests_are_written_anew_from_the_same_snapshot_of_a_sibling(
         pass
 
 
+def test_a_manifest_that_was_written_anew_can_be_so_again(scene: Scene) -> None:
+    for _ in range(3):
+        for name in scene.names(1, "manifests/"):
+            scene.damage(1, name)
+        assert scene.repair(1, 0, 2, apply=False).damage_count
+        with everything_restores(scene, 1):
+            assert scene.repair(1, 0, 2).ok
+
+
 def test_a_manifest_that_nobody_can_vouch_for_stays_refused(scene: Scene) -> None:
     first = scene.open(0)
     shared = first.snapshots()[0].segments[0].name

@@ -170,19 +170,37 @@ class _Repair:
         if not names:
             return
         self.meter.enter("finding manifests elsewhere")
-        recovery = recover_segments(self.repository, self.donors, names)
-        for name, why in recovery.failed.items():
-            self.result.leave(folder + name, why)
+        listed = {name: self._listed_for(name) for name in names}
+        recovery = recover_segments(self.repository, self.donors, sorted({*listed.values()}))
+        for name in names:
+            if listed[name] in recovery.failed:
+                self.result.leave(folder + name, recovery.failed[listed[name]])
         for snapshot in recovery.lost:
             self.result.lose_snapshot(snapshot)
-        if recovery.rows and self.mending.writes:
+        to_be_had = [name for name in names if listed[name] in recovery.rows]
+        if to_be_had and self.mending.writes:
             self._replace_segments(recovery)
         elif self.mending.apply:
-            for name in recovery.rows:
+            for name in to_be_had:
                 self.result.leave(folder + name, UNWRITABLE)
             return
-        for name in recovery.rows:
-            self.result.mend(folder + name, f"written anew from tier {recovery.tiers.get(name)}")
+        for name in to_be_had:
+            tier = recovery.tiers.get(listed[name])
+            self.result.mend(folder + name, f"written anew from tier {tier}")
+
+    def _listed_for(self, name: str) -> str:
+        """The segment that snapshots list and that this one is read for, or itself."""
+        read_for = {
+            segment["name"]: old.partition("/")[2]
+            for old, standing in self.repository.state.replacements.items()
+            if old.startswith("manifests/")
+            for segment in standing
+        }
+        seen: set[str] = set()
+        while name in read_for and name not in seen:
+            seen.add(name)
+            name = read_for[name]
+        return name
 
     def _replace_segments(self, recovery: Recovery) -> None:
         """Bring what chunks are missing, store the segments, and say what they stand for."""
