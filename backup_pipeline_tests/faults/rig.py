@@ -6,6 +6,7 @@ After whatever happened: what was committed is there and restores, and ``verify`
 from __future__ import annotations
 
 import json
+import random
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class Rig:
         self.seed = seed
         self.scene = Scene(folder, open_store(stores["local"]), open_store(stores["cloud"]))
         self.known: dict[str, list[str]] = {"local": [], "cloud": []}
+        self.damaged: set[str] = set()
         plant(self.scene.source, seed)
         text = new_key_file()
         self._key = parse_key_file(text.encode())
@@ -105,6 +107,43 @@ class Rig:
             if name not in {one.run for one in found} and body.get("parent") == newest
         }
 
+    def damage(self, tier: str) -> None:
+        """Flip a bit of a pack and of a segment; lose a pack, a record and another's twin."""
+        repository = self.repository(tier)
+        assert repository is not None
+        store = repository.store
+        names = [one.name for one in store.list(repository.prefix)]
+        chance = random.Random(self.seed)
+        packs = chance.sample([name for name in names if "/packs/" in name], 2)
+        listed = {segment.name for one in repository.snapshots() for segment in one.segments}
+        stood = repository.state.replacements
+        listed |= {
+            one["name"] for name in stood if name.startswith("manifests/") for one in stood[name]
+        }
+        listed -= {name.partition("/")[2] for name in stood}
+        segment = repository.segment_path(chance.choice(sorted(listed)))
+        for name in (packs[0], segment):
+            content = bytearray(store.get(name))
+            content[len(content) // 2] ^= 1
+            store.heal(name, content)
+        store.delete(packs[1])
+        for twin in (False, True):
+            number = chance.randrange(repository.log.next_sequence // 2) * 2 + twin
+            store.delete(
+                repository.log.name(min(number, repository.log.next_sequence - 1), twin=twin)
+            )
+        self.damaged = self._damage_in(tier)
+
+    def check_no_worse(self, tier: str) -> None:
+        """Fail where something is damaged that ``damage`` had not damaged."""
+        assert self._damage_in(tier) <= self.damaged
+
+    def _damage_in(self, tier: str) -> set[str]:
+        repository = self.repository(tier)
+        assert repository is not None
+        waits = repository.log.name(repository.log.next_sequence - 1, twin=True)
+        return {one["name"] for one in verify(repository).damage} - {waits}
+
     def check_sound(self, tier: str, *, mended: bool) -> None:
         """Fail unless ``verify`` finds nothing; see ``Scene.check_sound``."""
         repository = self.repository(tier)
@@ -125,6 +164,7 @@ class Rig:
 COMMANDS = {
     "backup": ("local", ("backup", DATASET, "--tier", "local")),
     "prune": ("local", ("prune", DATASET, "--tier", "local", "--apply")),
+    "repair": ("local", ("repair", DATASET, "--tier", "local", "--no-source", "--apply")),
     "copy": ("cloud", ("copy", DATASET, "--from", "local", "--to", "cloud", "--force")),
 }
 

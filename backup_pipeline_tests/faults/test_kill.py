@@ -55,10 +55,19 @@ def prepare_prune(rig: Rig, launch: Launcher) -> None:
     rig.forget_expired("local")
 
 
+def prepare_repair(rig: Rig, launch: Launcher) -> None:
+    """Something to heal from another tier, which is whole."""
+    launch(*COMMANDS["backup"][1], good=True)
+    launch(*COMMANDS["copy"][1], good=True)
+    rig.take_note("local")
+    rig.damage("local")
+
+
 PREPARE: dict[str, Callable[[Rig, Launcher], None]] = {
     "backup": lambda rig, launch: None,
     "copy": prepare_copy,
     "prune": prepare_prune,
+    "repair": prepare_repair,
 }
 
 
@@ -88,19 +97,21 @@ def kill_again_and_again(
                     ran = launch(*command, kill_at=chance.choice((event, -event)))
                 assert ran.code in {KILLED, 0}, ran.said
                 cases.add(ran.code == KILLED)
-                rig.take_note(tier)
-                rig.check_sound(tier, mended=False)
+                if verb == "repair":
+                    rig.check_no_worse(tier)
+                else:
+                    rig.take_note(tier)
+                    rig.check_sound(tier, mended=False)
                 left = rig.unfinished(tier)
                 ran = launch(*command, good=True)
                 events, seconds = ran.events, ran.seconds
                 newest = rig.take_note(tier)[-1]
+                if verb == "repair":
+                    rig.check_sound(tier, mended=True)
                 assert not left or newest.run in left, "what was left was not taken up"
                 rig.change()
                 PREPARE[verb](rig, launch)
             rig.check_all(tier)
-
-
-FIRST_EVENTS, FIRST_SECONDS = 60, 0.2  # of a run before any was measured
 
 
 @pytest.mark.faults
