@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from backup_pipeline.engine.errors import BackupError, DamageError
+from backup_pipeline.engine.errors import DamageError
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.keys import PLAINTEXT, KeyFile, Secret
 from backup_pipeline.engine.log import EPOCH_RECORDS
@@ -49,6 +49,11 @@ class Everything:
     kinds: dict[str, str]
     trees: dict[str, dict[str, bytes]]
     needs: dict[str, set[str]]
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether it is."""
+        return self.secret is not PLAINTEXT
 
     def open(self, dataset: str = FIRST) -> Repository:
         """The dataset's repository, as another process finds it."""
@@ -197,12 +202,3 @@ def _needs(repository: Repository) -> dict[str, set[str]]:
         for name in names:
             needs.setdefault(name, set()).add(snapshot.id)
     return needs
-
-
-def refused_or_right(everything: Everything, scratch: Path) -> bool:
-    """Whether the store opens; fails where anything that it then restores is wrong."""
-    try:
-        everything.restorable(scratch)
-    except BackupError:
-        return False
-    return True

@@ -29,8 +29,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def elsewhere(whole: Everything, tmp_path_factory: pytest.TempPathFactory) -> Everything:
     """Another store, made with the same key and of the same datasets."""
-    encrypted = "store.twin" in whole.names and whole.secret.__class__.__name__ == "KeyFile"
-    return make_everything(tmp_path_factory.mktemp("elsewhere"), encrypted=encrypted)
+    return make_everything(tmp_path_factory.mktemp("elsewhere"), encrypted=whole.encrypted)
 
 
 def looked_at(whole: Everything) -> list[str]:
@@ -114,7 +113,8 @@ def check(
         kept = whole.restorable(scratch)
         gone = {one for name in damage for one in whole.needs.get(name, ())}
         assert kept >= whole.trees.keys() - gone, what
-        if not may_do:
+        # Without encryption another pack may be read in a pack's place, and hold the same chunks.
+        if whole.encrypted and not may_do:
             assert kept == whole.trees.keys() - gone, what
 
 
@@ -154,7 +154,7 @@ def test_an_object_that_is_damaged_is_named_and_costs_no_more_than_must_be(
 def test_every_object_that_is_damaged_is_named_and_costs_no_more_than_must_be(
     whole: Everything, tmp_path: Path, cases: Cases
 ) -> None:
-    one_by_one(whole, tmp_path, cases, looked_at(whole), cases.scaled(2), 0.5)
+    one_by_one(whole, tmp_path, cases, looked_at(whole), cases.scaled(2), 0.2)
 
 
 def swaps(whole: Everything, chance: random.Random) -> Iterator[tuple[str, str]]:
@@ -185,7 +185,9 @@ def test_objects_that_changed_places_are_named(
             ours = {name for name in damage if name in whole.names}
             assert whole.named() == ours, f"{first} and {second}"
             gone = {one for name in ours for one in whole.needs.get(name, ())}
-            assert whole.restorable(tmp_path) == whole.trees.keys() - gone
+            kept = whole.restorable(tmp_path)
+            assert kept >= whole.trees.keys() - gone
+            assert kept == whole.trees.keys() - gone or not whole.encrypted
         cases.add()
 
 
