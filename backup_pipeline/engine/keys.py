@@ -168,8 +168,8 @@ class KeyEncryptionKey:
 def _kdf_salt(kdf: Mapping[str, Any]) -> bytes:
     try:
         name, salt = kdf["name"], bytes.fromhex(kdf["salt"])
-        if len(salt) != KDF_SALT_BYTES:
-            raise ValueError("salt of another length")
+        if len(salt) != KDF_SALT_BYTES or not isinstance(name, str):
+            raise ValueError("salt of another length, or no name")
     except (KeyError, TypeError, ValueError) as error:
         raise DamageError(f"the store's key derivation parameters are unusable: {error}") from None
     if name != "argon2id":
