@@ -197,7 +197,7 @@ def test_packs_are_stored_anew_where_only_their_chunks_are_to_be_had(scene: Scen
 
 @pytest.mark.xfail(
     strict=True,
-    reason="known fault: files that an earlier repair lost are not listed again by a later one, once"
+    reason="known fault: files that an earlier repair lost are not listed by a later one, once"
     " what it stored is damaged too; verify still tells the damage",
 )
 def test_another_chain_or_the_source_gives_back_what_no_tier_has(scene: Scene) -> None:
