@@ -18,7 +18,7 @@ from pathlib import Path
 
 from backup_pipeline.engine import chunker
 from backup_pipeline.engine.format.record import Snapshot
-from backup_pipeline.engine.operations import packing, prune, reading
+from backup_pipeline.engine.operations import packing, prune, reading, stash
 from backup_pipeline.engine.operations.restore import restore
 from backup_pipeline.engine.operations.verify import verify
 from backup_pipeline.engine.repository import Repository
@@ -49,7 +49,7 @@ _SMALL = {
 def cut_small() -> None:
     """Make chunks, frames, packs and the grace of this process small, for good."""
     prune.PRUNE_GRACE = timedelta(0)
-    for module in (chunker, packing, reading):
+    for module in (chunker, packing, reading, stash):
         for name, value in _SMALL.items():
             if hasattr(module, name):
                 setattr(module, name, value)
@@ -58,7 +58,7 @@ def cut_small() -> None:
 @contextmanager
 def small_pieces() -> Iterator[None]:
     """Make chunks, frames, packs and the grace small within it."""
-    modules = (chunker, packing, reading)
+    modules = (chunker, packing, reading, stash)
     old = [
         (one, name, getattr(one, name)) for one in modules for name in _SMALL if hasattr(one, name)
     ]
