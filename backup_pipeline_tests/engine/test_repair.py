@@ -13,9 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
+from backup_pipeline.engine import log
 from backup_pipeline.engine.errors import BackupError, Conflict
 from backup_pipeline.engine.operations.donors import Donors
+from backup_pipeline.engine.operations.expire import expire, pin
 from backup_pipeline.engine.operations.repair import RepairReport, repair
+from backup_pipeline.engine.operations.repair_packs import PackRepair
 from backup_pipeline.engine.operations.restore import restore
 from backup_pipeline.engine.operations.verify import verify
 from backup_pipeline.engine.repository import Repository
@@ -393,3 +396,29 @@ def _could_be_restored(
         finally:
             shutil.rmtree(target, ignore_errors=True)
     return found
+
+
+def test_what_expires_during_a_repair_and_is_forgotten_does_not_stop_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint leaves the snapshot out whose pack is being repaired."""
+    scene.back_up("full")
+    repository, other = scene.open(0), scene.open(0)
+    old = [one for one in repository.snapshots() if one.chain != repository.snapshots()[-1].chain]
+    packs = [name for name in scene.names(0, "packs/") if old[0].run in name]
+    for name in packs:
+        scene.damage(0, name)
+    heal = PackRepair._heal_pack
+
+    def meanwhile(repair: PackRepair, name: bytes) -> bool:
+        if other.state.live()[0].id == old[0].id:
+            expire(other, lambda _: {one.id: "test" for one in old})
+            monkeypatch.setattr(log, "EPOCH_RECORDS", other.log.next_sequence)
+            pin(other, other.snapshots()[0].id, pinned=True, reason="a record more")
+        repository.refresh()
+        return heal(repair, name)
+
+    monkeypatch.setattr(PackRepair, "_heal_pack", meanwhile)
+    report = repair(repository, apply=True)
+    assert old[0].id not in repository.state.snapshots
+    assert report.ok and report.mended_count == len(packs)

@@ -46,19 +46,25 @@ class PackRepair:
     def run(self, packs: Mapping[bytes, Sequence[str]]) -> None:
         """Heal packs in place where their bytes are to be had; store the chunks of others anew."""
         self.meter.enter("healing packs")
-        chains: dict[str, list[bytes]] = {}
-        for name, snapshots in packs.items():
-            self.touched.add(name)
-            if not self._heal_pack(name):
-                chain = self.repository.state.snapshot(snapshots[0]).chain
-                chains.setdefault(chain, []).append(name)
-        if not chains:
+        # Known before anything is read anew: by then a snapshot may have expired and be forgotten.
+        chain_of = {
+            name: self.repository.state.snapshot(snapshots[0]).chain
+            for name, snapshots in packs.items()
+        }
+        self.touched |= chain_of.keys()
+        left = {name for name in chain_of if not self._heal_pack(name)}
+        if not left:
             return
         self.meter.enter("storing chunks anew")
-        needed = self._needed({name for names in chains.values() for name in names})
+        chains: dict[str, dict[bytes, dict[bytes, Chunk]]] = {}
+        for name, held in self._needed(left).items():
+            if held:
+                chains.setdefault(chain_of[name], {})[name] = held
+            else:
+                self.result.mend(self.repository.pack_path(name), "no snapshot needs it any more")
         replaced: dict[str, list[Any]] = {}
-        for chain, names in sorted(chains.items()):
-            replaced |= self._rebuild(chain, {name: needed[name] for name in names})
+        for chain, needed in sorted(chains.items()):
+            replaced |= self._rebuild(chain, needed)
         if replaced:
             refers = {other for others in replaced.values() for other in others}
             self.mending.record(replaced, refers, "packs were damaged")
