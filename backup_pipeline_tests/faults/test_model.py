@@ -237,7 +237,9 @@ class Machine(RuleBasedStateMachine):
         there = {one.name for one in self.world.stores[tier].list(repository.prefix)}
         segments = [one for snapshot in repository.snapshots() for one in snapshot.segments]
         needs = {repository.prefix + name for name in repository.segments.needs(segments)}
-        ours = {name for name in there if "/packs/" in name or "/manifests/" in name}
+        needs |= {name.replace("/packs/", "/parity/") for name in needs}
+        kinds = ("/packs/", "/parity/", "/manifests/")
+        ours = {name for name in there if any(kind in name for kind in kinds)}
         strange = {name for name in ours if "cdcdcd" in name or name.endswith(("short", "/x"))}
         assert ours - strange <= needs, "something is left that nobody needs"
 

@@ -38,6 +38,7 @@ __all__ = ["TIERS", "Crash", "Moment", "Open", "World", "small_world"]
 TIERS = ("local", "near", "far")
 _SIZES = (0, 1, 100, 3000, 4 * KIB, 9000, 12 * KIB, 33 * KIB, 60 * KIB)
 _STRANGE = (f"packs/{'cd' * 16}/{'ef' * 32}", "packs/short", "manifests/x", "notes.txt")
+_PARITY = {"near": 0.2}
 _WRITES = ("put", "heal", "delete")
 RECORDS_PER_EPOCH = 12  # so that there are checkpoints
 
@@ -167,7 +168,12 @@ class World:
 
     def open(self, tier: str) -> Repository:
         """A tier's repository, as a new process finds it."""
-        return open_repository(self.stores[tier], encrypted=self.encrypted)
+        return self._open(tier, self.stores[tier])
+
+    def _open(self, tier: str, store: Store) -> Repository:
+        found = open_repository(store, encrypted=self.encrypted)
+        found.parity = _PARITY.get(tier, 0.0)
+        return found
 
     def donors(self, repository: Repository, open: Open) -> Donors:
         """The other tiers, which may help one."""
@@ -185,7 +191,7 @@ class World:
         def opened(tier: str) -> Repository:
             if moment is None:
                 return self.open(tier)
-            return open_repository(_Watched(self.stores[tier], moment), encrypted=self.encrypted)
+            return self._open(tier, _Watched(self.stores[tier], moment))
 
         self._depth += 1
         condemned = {tier: set(self.open(tier).state.condemned) for tier in TIERS}
@@ -333,6 +339,9 @@ class World:
             replaced = repository.state.replacements
             needs = repository.segments.needs(segments) - replaced.keys()
             names += [repository.prefix + name for name in sorted(needs)]
+            sidecars = {f"parity/{name[6:]}" for name in needs if name.startswith("packs/")}
+            there = (repository.prefix + name for name in sorted(sidecars))
+            names += [name for name in there if store.exists(name)]
         except DamageError:
             pass
         for sequence in range(repository.log.next_sequence):
