@@ -139,10 +139,10 @@ class Segments:
                     chunks = rows.column("chunks").combine_chunks().flatten()
                     packs = chunks.field("pack").unique().to_pylist()
                     names.update(pack_name_text(name) for name in packs)
-        return names | self._standing_packs(names)
+        return names | self.standing_packs(names)
 
-    def _standing_packs(self, names: Set[str]) -> set[str]:
-        """The packs that stand for some of these, replacements of replacements included."""
+    def standing_packs(self, names: Set[str]) -> set[str]:
+        """The packs that stand for some of these now, by name; replacements of replacements too."""
         replaced = self._repository.state.replacements
         found: set[str] = set()
         waiting = [name for name in names if name.startswith("packs/") and name in replaced]

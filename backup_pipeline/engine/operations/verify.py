@@ -261,11 +261,13 @@ class _Verify:
         if packs and "parity" in store.list_names(prefix):
             self.sidecars = {found.name for found in store.list(f"{prefix}parity/")}
         present: list[_Pack] = []
+        listed = {self.repository.pack_path(pack.name) for pack in packs}
         for pack in packs:
             path = self.repository.pack_path(pack.name)
             size = sizes.get(path)
             if size is None:
-                for name, what in self._damaged_standing(pack) or [(path, "missing")]:
+                self._damage(path, "missing", pack.snapshots)
+                for name, what in self._damaged_standing(pack, listed):
                     self._damage(name, what, pack.snapshots)
             elif size > MOST_PACK_BYTES:
                 self._damage(path, f"too large for a pack: {size} bytes", pack.snapshots)
@@ -276,11 +278,15 @@ class _Verify:
                 present.append(pack)
         return present
 
-    def _damaged_standing(self, pack: _Pack) -> list[tuple[str, str]]:
-        """Of the packs that should stand for one that is gone, those that cannot."""
+    def _damaged_standing(self, pack: _Pack, listed: Set[str]) -> list[tuple[str, str]]:
+        """Of the packs that should stand for one that is gone, those that cannot tell what they
+        hold and that therefore nothing refers to.
+        """
         found: list[tuple[str, str]] = []
-        for text in self.repository.state.replacements.get(pack_name_text(pack.name), ()):
+        for text in self.repository.segments.standing_packs({pack_name_text(pack.name)}):
             path = self.repository.prefix + text
+            if path in listed:
+                continue
             try:
                 digest = sha256_hex(self.repository.store.get(path))
                 if digest != pack_name(text)[RUN_BYTES:].hex():
