@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -87,6 +87,15 @@ class Everything:
         assert report.ok == (not found)
         return found
 
+    def stood_for(self, names: Iterable[str]) -> set[str]:
+        """The packs in whose place some of these are, and which are gone."""
+        repository = self.open()
+        return {
+            repository.prefix + old
+            for old, standing in repository.state.replacements.items()
+            if any(repository.prefix + str(new) in names for new in standing)
+        }
+
     def restorable(self, scratch: Path) -> set[str]:
         """Snapshots that restore in full; fails where anything restored is wrong."""
         found: set[str] = set()
@@ -109,7 +118,8 @@ class Everything:
 
 
 def make_everything(place: Path, *, encrypted: bool, tier: str = "local") -> Everything:
-    """Two datasets; of the first: two chains, all kinds of records, a checkpoint and what follows.
+    """Two datasets; of the first: two chains, all kinds of records, a checkpoint and what follows,
+    the last pack with parity.
 
     Args:
         place: An empty folder.
@@ -136,6 +146,7 @@ def make_everything(place: Path, *, encrypted: bool, tier: str = "local") -> Eve
     del trees[expired.id]
     while first.log.next_sequence <= EPOCH_RECORDS:
         first.log.append({"type": "pin", "snapshot": full.id, "pinned": True, **AT})
+    first.parity = 0.1
     take("incremental", replaced, replaced)
     names = {one.name: bytes(store.get(one.name)) for one in store.list()}
     second = unlocked.create(SECOND, tier=tier)
