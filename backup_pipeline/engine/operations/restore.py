@@ -10,10 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -39,6 +37,7 @@ from backup_pipeline.engine.operations.refusals import (
     refusal,
 )
 from backup_pipeline.engine.operations.restore_plan import MADE, WITH_BYTES, Planner, Work
+from backup_pipeline.engine.operations.restore_report import RestoreReport
 from backup_pipeline.engine.operations.rows import Row, rows_of
 from backup_pipeline.engine.operations.selection import Batches, select
 from backup_pipeline.engine.operations.target import Target
@@ -47,71 +46,6 @@ from backup_pipeline.engine.repository import Repository
 from backup_pipeline.engine.segments import ahead
 
 __all__ = ["RestoreReport", "restore", "restore_rows"]
-
-MOST_NOTICES = 100
-
-
-@dataclass(slots=True)
-class RestoreReport:
-    """What a restore did, or under ``dry_run`` would do.
-
-    Attributes:
-        ok: Whether every wanted entry is there and right.
-        entries: Entries wanted.
-        files: Files or objects among them.
-        bytes: Their logical bytes.
-        written_files: Files written.
-        written_bytes: Their logical bytes.
-        skipped_files: Files that were there and right already.
-        replaced_files: Other files and links that were, or would be, replaced.
-        elsewhere: Bytes that were had elsewhere for damaged packs, by tier; of this one where
-            another of its packs held the same.
-        damaged_packs: Packs of which something was lost.
-        damage: Entries that could not be restored, with the reason.
-        notices: What else is worth knowing.
-        duration_s: Seconds it took.
-        speed_bytes_per_s: S = D / T over the bytes wanted.
-    """
-
-    snapshot: str
-    dataset: str
-    tier: str
-    day: str
-    target: str
-    dry_run: bool
-    ok: bool = True
-    entries: int = 0
-    files: int = 0
-    bytes: int = 0
-    written_files: int = 0
-    written_bytes: int = 0
-    skipped_files: int = 0
-    replaced_files: int = 0
-    elsewhere: dict[str, int] = field(default_factory=dict[str, int])
-    damaged_packs: int = 0
-    damage: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
-    damage_count: int = 0
-    notices: list[str] = field(default_factory=list[str])
-    duration_s: float = 0.0
-    speed_bytes_per_s: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Fields by name."""
-        return asdict(self)
-
-    def notice(self, text: str) -> None:
-        """Add a notice, up to a number that people still read."""
-        if len(self.notices) < MOST_NOTICES:
-            self.notices.append(text)
-        elif len(self.notices) == MOST_NOTICES:
-            self.notices.append("and more")
-
-    def lose(self, path: bytes, reason: str) -> None:
-        """Note an entry that could not be restored."""
-        self.ok = False
-        self.damage_count += 1
-        if len(self.damage) < MOST_NOTICES:
-            self.damage.append({"path": printable(path), "reason": reason})
 
 
 def restore(
