@@ -72,6 +72,20 @@ def test_a_single_tier_is_repaired_from_the_dataset_unless_that_is_refused(scene
     assert scene.runner(LOCAL).verify(DATASET).ok
 
 
+def test_a_plan_that_asks_for_parity_later_has_it_added(scene: Scene) -> None:
+    scene.runner(LOCAL).backup(DATASET)
+    asking = {**LOCAL, "parity": "10%"}
+    assert scene.runner(asking).verify(DATASET).without_parity == 1
+    assert scene.runner(asking).repair(DATASET, apply=True).parity_added == 1
+    assert not scene.runner(asking).verify(DATASET).without_parity
+    [pack] = (scene.root / "stores/local/repositories").glob("*/packs/*/*")
+    content = bytearray(pack.read_bytes())
+    content[len(content) // 2] ^= 1
+    pack.chmod(0o600)
+    pack.write_bytes(content)
+    assert scene.runner(LOCAL).repair(DATASET, apply=True, from_source=False).ok
+
+
 def test_a_tier_out_of_reach_is_told_where_something_stays_lost(scene: Scene) -> None:
     scene.runner(LOCAL).backup(DATASET)
     next((scene.root / "stores/local/repositories").glob("*/packs/*/*")).unlink()

@@ -95,6 +95,10 @@ def _show_one(report: RepairReport) -> None:
     from backup_pipeline.cli.tables import count
     from backup_pipeline.engine.progress import human_bytes, human_seconds
 
+    if report.parity_added:
+        got = "got" if report.applied else "would get"
+        packs = count(report.parity_added, "pack")
+        print(f"{report.dataset} in {report.tier}: {packs} {got} the parity that they lacked")
     if not report.damage_count:
         print(f"{report.dataset} in {report.tier}: nothing is damaged")
         return

@@ -206,6 +206,11 @@ def _show_verify(reports: list[VerifyReport], failures: list[tuple[str, str, Bac
             needed = ", ".join(name[:12] for name in one.get("snapshots", ())[:SHOWN_LINES])
             if needed:
                 print(f"    needed by {needed}")
+        if report.without_parity:
+            print(
+                f"  {count(report.without_parity, 'pack')} of a tier with parity without any:"
+                f" backup-pipeline repair {report.dataset} --tier {report.tier} --apply"
+            )
         if not report.ok:
             print(
                 f"  see what can be put right: backup-pipeline repair {report.dataset}"

@@ -212,7 +212,7 @@ class Keeper(PlanReader):
     # -- what they have in common
 
     def _existing(self, spec: Dataset, rules: Tier) -> Repository:
-        found = self._stores.repository(rules.store, spec.key)
+        found = self._repository(spec, rules)
         if found is None:
             raise NotFound(
                 f"{spec.key} has no snapshots in tier {rules.name} yet",
@@ -257,7 +257,7 @@ class Keeper(PlanReader):
             if rules.name == but:
                 continue
             try:
-                found = self._stores.repository(rules.store, spec.key)
+                found = self._repository(spec, rules)
             except BackupError as error:
                 stored[rules.name] = None
                 self._notice(

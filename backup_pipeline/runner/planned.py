@@ -117,10 +117,15 @@ class PlanReader(Reader):
         return [self._place(spec, rules) for rules in tiers]
 
     def _place(self, spec: Dataset, rules: Tier) -> Place:
-        def find() -> Repository | None:
-            return self._stores.repository(rules.store, spec.key)
+        url = self.plan.stores[rules.store].display_url
+        return Place(spec.key, rules.name, url, lambda: self._repository(spec, rules))
 
-        return Place(spec.key, rules.name, self.plan.stores[rules.store].display_url, find)
+    def _repository(self, spec: Dataset, rules: Tier) -> Repository | None:
+        """The repository of a tier, to be kept as the plan says; None if it is not there."""
+        found = self._stores.repository(rules.store, spec.key)
+        if found is not None:
+            found.parity = rules.parity
+        return found
 
     def probe(self, store: str) -> Probe:
         """Try a store out; raises where it cannot be reached."""
@@ -163,10 +168,7 @@ class PlanReader(Reader):
 
     def _writable(self, spec: Dataset, rules: Tier) -> Repository:
         """The repository of a tier, made if need be; raises as ``_require_ours`` does."""
-        repository = self._stores.repository(rules.store, spec.key)
-        if repository is None:
-            repository = self._create(spec, rules)
-        repository.parity = rules.parity
+        repository = self._repository(spec, rules) or self._create(spec, rules)
         return self._require_ours(spec, rules, repository)
 
     def _require_ours(self, spec: Dataset, rules: Tier, repository: Repository) -> Repository:
@@ -206,7 +208,7 @@ class PlanReader(Reader):
             if sibling.name == rules.name:
                 continue
             try:
-                found = self._stores.repository(sibling.store, spec.key)
+                found = self._repository(spec, sibling)
             except StoreError as error:
                 raise type(error)(
                     f"{spec.key} cannot be begun in tier {rules.name}: tier {sibling.name} may hold"
@@ -225,7 +227,7 @@ class PlanReader(Reader):
             keys=keys,
             now=self._clock,
         )
-        made = self._stores.repository(rules.store, spec.key)
+        made = self._repository(spec, rules)
         assert made is not None
         return made
 

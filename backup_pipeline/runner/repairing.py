@@ -63,7 +63,7 @@ class Repairer(PlanReader):
 
     def _repairable(self, spec: Dataset, rules: Tier) -> Repository:
         """The repository of a tier, once it is clear that we may write there."""
-        found = self._stores.repository(rules.store, spec.key)
+        found = self._repository(spec, rules)
         if found is None:
             raise NotFound(
                 f"tier {rules.name} holds nothing of {spec.key}",
@@ -75,5 +75,4 @@ class Repairer(PlanReader):
                 f" {found.deployment}, and not this plan's",
                 "repair it with the plan that writes it",
             )
-        found.parity = rules.parity
         return found

@@ -166,6 +166,22 @@ def test_a_sidecar_that_rots_is_told_survived_and_made_anew(scene: Scene) -> Non
     assert bytes(scene.store.get(scene.sidecar)) == sidecar
 
 
+def test_packs_that_are_older_than_their_parity_get_theirs_by_repair(scene: Scene) -> None:
+    sidecar = bytes(scene.store.get(scene.sidecar))
+    scene.store.delete(scene.sidecar)
+    assert not verify(scene.open()).without_parity  # nobody asked for any
+    repository = scene.open()
+    repository.parity = 0.1
+    found = verify(repository)
+    assert found.ok and found.without_parity == 1
+    for apply in (False, True):
+        report = repair(repository, apply=apply)
+        assert report.ok and report.parity_added == 1 and not report.damage_count
+        assert bool(list(scene.store.list(scene.sidecar.rpartition("/")[0]))) == apply
+    assert bytes(scene.store.get(scene.sidecar)) == sidecar
+    assert not verify(repository).without_parity and not repair(repository).parity_added
+
+
 def test_a_sidecar_of_another_pack_or_a_later_version_is_no_help(scene: Scene) -> None:
     repository = scene.open()
     name = bytes.fromhex("".join(scene.pack.split("/")[-2:]))

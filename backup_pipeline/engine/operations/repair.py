@@ -2,7 +2,8 @@
 
 In this order: copies of documents and records from their twins; manifests, from a sibling's
 snapshot of the same; packs, from a sibling that has the same bytes, else their chunks anew from
-frames that still open, from siblings, from other packs of this tier, and from the source.
+frames that still open, from siblings, from other packs of this tier, and from the source. Packs
+that are older than their tier's parity get theirs.
 
 Safe when stopped at any point: what is healed in place gets the bytes that its name tells, new
 packs and segments are durable before the one record that refers to them, and what cannot be put
@@ -92,6 +93,7 @@ class _Repair:
         self.result = RepairReport(repository.dataset, repository.tier, apply)
         self.mending = Mending(repository, donors, source, apply, clock, self.meter, self.result)
         self.packs = PackRepair(self.mending)
+        self.bare: list[bytes] = []
 
     def run(self, read_data: float) -> RepairReport:
         """Do it."""
@@ -110,6 +112,7 @@ class _Repair:
         folder = f"{repository.prefix}parity/"
         sidecars = [name.removeprefix(folder) for name in found if name.startswith(folder)]
         self.packs.heal_sidecars([pack_name(f"packs/{name}") for name in sidecars])
+        self.packs.add_sidecars(self.bare)
         result.leave_rest()
         self.meter.enter("telling what stays lost")
         self._tell_lost()
@@ -127,6 +130,7 @@ class _Repair:
     ) -> dict[str, list[str]]:
         """Verify; the names of what is damaged, each with the snapshots that need it."""
         found: dict[str, list[str]] = {}
+        self.bare.clear()
 
         def note(name: str, what: str, needed: Sequence[str]) -> None:
             found.setdefault(name, []).extend(needed)
@@ -137,6 +141,7 @@ class _Repair:
             snapshots=snapshots,
             read_data=read_data,
             found=note,
+            bare=self.bare.append,
             report=self.report,
         )
         return found

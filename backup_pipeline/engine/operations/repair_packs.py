@@ -96,17 +96,32 @@ class PackRepair:
         for name in names:
             path = parity_path(self.repository, name)
             self.touched.add(name)
-            try:
-                content = self.repository.store.get(self.repository.pack_path(name))
-            except ObjectMissing:
-                content = b""
-            if hashlib.sha256(content).digest() != name[RUN_BYTES:]:
+            if self._put_sidecar(name):
+                self.result.mend(path, "made anew from its pack")
+            else:
                 self.result.leave(path, "its pack is damaged as well")
-                continue
-            if self.mending.apply:
-                share = self.repository.parity or share_of(self.repository, name)
-                self.repository.store.heal(path, make_parity(name, content, share))
-            self.result.mend(path, "made anew from its pack")
+
+    def add_sidecars(self, names: Sequence[bytes]) -> None:
+        """Give packs the sidecars that they were to have and lack."""
+        self.meter.enter("adding parity")
+        for name in names:
+            if not self.mending.is_condemned(pack_name_text(name)):
+                self.result.parity_added += self._put_sidecar(name)
+
+    def _put_sidecar(self, name: bytes) -> bool:
+        """Store the sidecar of a pack; whether the pack is whole, and it could be made."""
+        try:
+            content = self.repository.store.get(self.repository.pack_path(name))
+        except ObjectMissing:
+            return False
+        if hashlib.sha256(content).digest() != name[RUN_BYTES:]:
+            return False
+        if self.mending.apply:
+            share = self.repository.parity or share_of(self.repository, name)
+            sidecar = make_parity(name, content, share)
+            self.repository.store.heal(parity_path(self.repository, name), sidecar)
+            self.result.stored_bytes += sum(map(len, sidecar))
+        return True
 
     def _needed(self, packs: set[bytes]) -> dict[bytes, dict[bytes, Chunk]]:
         """What live manifests place in some packs, by pack and id."""

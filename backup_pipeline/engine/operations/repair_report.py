@@ -32,7 +32,8 @@ class RepairReport:
         lost_snapshots: Snapshots that no tier can list any more.
         elsewhere: Bytes of content that were had, by tier; of this one, from other packs.
         from_source_bytes: Bytes of content that the source still held.
-        stored_bytes: Bytes of new packs.
+        stored_bytes: Bytes of new packs and of parity that was added.
+        parity_added: Packs that had no sidecar in a tier with parity, and got, or would get, one.
         notes: What could not help, and why.
     """
 
@@ -53,6 +54,7 @@ class RepairReport:
     elsewhere: dict[str, int] = field(default_factory=dict[str, int])
     from_source_bytes: int = 0
     stored_bytes: int = 0
+    parity_added: int = 0
     notes: list[str] = field(default_factory=list[str])
     duration_s: float = 0.0
     _found: set[str] = field(default_factory=set[str], repr=False)

@@ -61,6 +61,7 @@ class VerifyReport:
         bytes_checked: Stored bytes read.
         coverage: bytes_checked / bytes_total; 1 where there is nothing to read.
         integrity: I = N_good / N_total over the objects looked at.
+        without_parity: Packs that lack a sidecar in a tier that is to have them.
         damage: What is wrong: name, what, and the snapshots that need it.
         duration_s: Seconds it took.
     """
@@ -77,6 +78,7 @@ class VerifyReport:
     bytes_checked: int = 0
     coverage: float = 1.0
     integrity: float = 1.0
+    without_parity: int = 0
     damage: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     damage_count: int = 0
     duration_s: float = 0.0
@@ -95,6 +97,7 @@ def verify(
     seed: int | None = None,
     only: Set[bytes] | None = None,
     found: Found | None = None,
+    bare: Callable[[bytes], None] | None = None,
     report: Report | None = None,
 ) -> VerifyReport:
     """Check what is stored.
@@ -108,9 +111,10 @@ def verify(
         only: Read the bytes of these packs alone.
         found: Called with name, what and snapshots for each thing that is damaged; the report
             lists no more than people still read.
+        bare: Called with the name of each pack that lacks a sidecar where it is to have one.
         report: Is told the progress.
     """
-    return _Verify(repository, snapshots, read_data, seed, only, found, report).run()
+    return _Verify(repository, snapshots, read_data, seed, only, found, bare, report).run()
 
 
 @dataclass(slots=True)
@@ -143,11 +147,13 @@ class _Verify:
         seed: int | None,
         only: Set[bytes] | None,
         found: Found | None,
+        bare: Callable[[bytes], None] | None,
         report: Report | None,
     ) -> None:
         self.repository = repository
         self.only = only
         self.found = found
+        self.bare = bare
         self.sidecars: set[str] = set()
         self.whole = snapshots is None
         self.snapshots = list(repository.snapshots() if snapshots is None else snapshots)
@@ -276,7 +282,14 @@ class _Verify:
             else:
                 pack.size = size
                 present.append(pack)
+                self._look_for_sidecar(pack)
         return present
+
+    def _look_for_sidecar(self, pack: _Pack) -> None:
+        if self.repository.parity and parity_path(self.repository, pack.name) not in self.sidecars:
+            self.result.without_parity += 1
+            if self.bare is not None:
+                self.bare(pack.name)
 
     def _damaged_standing(self, pack: _Pack, listed: Set[str]) -> list[tuple[str, str]]:
         """Of the packs that should stand for one that is gone, those that cannot tell what they
