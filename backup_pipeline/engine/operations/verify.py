@@ -198,6 +198,7 @@ class _Verify:
         return result
 
     def _damage(self, name: str, what: str, snapshots: Sequence[str]) -> None:
+        what = what.removeprefix(f"{name} ")
         with self.lock:
             result = self.result
             result.ok = False
