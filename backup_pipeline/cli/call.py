@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backup_pipeline.cli.progress import ProgressDisplay
 from backup_pipeline.engine.errors import BackupError, UsageError
+from backup_pipeline.runner.opening import (
+    PASSPHRASE_VARIABLE,
+    PLAN_VARIABLE,
+    plan_file,
+    secrets_of,
+    store_options,
+)
 
 if TYPE_CHECKING:
-    from backup_pipeline.engine.keys import Secret
     from backup_pipeline.plan import Plan
     from backup_pipeline.runner import Reader, Runner
 
 __all__ = ["PASSPHRASE_VARIABLE", "PLAN_VARIABLE", "Call", "Invocation", "explain"]
-
-PLAN_VARIABLE = "BACKUP_PLAN"
-PASSPHRASE_VARIABLE = "BACKUP_PASSPHRASE"
-DEFAULT_PLAN = "backup.yaml"
 
 
 def explain(error: BackupError) -> dict[str, Any]:
@@ -103,16 +103,7 @@ class Call:
                 "this verb needs a plan; a store alone can be read, not written",
                 "give --plan FILE instead of --store",
             )
-        named = self.plan_file or os.environ.get(PLAN_VARIABLE)
-        if named is None and Path(DEFAULT_PLAN).is_file():
-            named = DEFAULT_PLAN
-        if named is None:
-            raise UsageError(
-                "no plan is given",
-                f"give --plan FILE, set {PLAN_VARIABLE}, or run where {DEFAULT_PLAN} is; to read"
-                " a store without a plan, give --store URL",
-            )
-        return named
+        return plan_file(self.plan_file)
 
     def runner(self) -> Runner:
         """A runner of the plan, for verbs that write too."""
@@ -132,10 +123,11 @@ class Call:
             raise UsageError("a plan and a store are both given", "give --plan or --store")
         from backup_pipeline.runner import Runner
 
-        url = {"url": self._store_url(), "endpoint": self.endpoint, "region": self.region}
-        options = {name: value for name, value in url.items() if value is not None}
         self._reader = Runner.for_store(
-            options, self.dataset, self._secrets(), report=self.progress
+            store_options(self.store, self.endpoint, self.region),
+            self.dataset,
+            secrets_of(self.key_file, self.encryption),
+            report=self.progress,
         )
         return self._reader
 
@@ -152,27 +144,6 @@ class Call:
                     f"{name} belongs to --store; a plan names its own stores and keys",
                     "leave it out, or give --store URL",
                 )
-
-    def _store_url(self) -> str:
-        assert self.store is not None
-        return self.store if "://" in self.store else str(Path(self.store).absolute())
-
-    def _secrets(self) -> list[Secret]:
-        from backup_pipeline.engine.keys import PLAINTEXT, Passphrase, parse_key_file
-
-        passphrase = os.environ.get(PASSPHRASE_VARIABLE)
-        if self.encryption == "none":
-            return [PLAINTEXT]
-        found: list[Secret] = []
-        if self.key_file is not None:
-            try:
-                text = Path(self.key_file).read_bytes()
-            except OSError as error:
-                raise UsageError(f"cannot read {self.key_file}: {error.strerror}") from None
-            found.append(parse_key_file(text, self.key_file))
-        if passphrase:
-            found.append(Passphrase(os.fsencode(passphrase)))
-        return found or [PLAINTEXT]
 
     def wanted(self, reader: Reader) -> str:
         """The one dataset that the verb is about: as named, or the only one there is.

@@ -17,6 +17,7 @@ from backup_pipeline.runner.finding import Finder
 if TYPE_CHECKING:
     from backup_pipeline.engine.format.record import Snapshot
     from backup_pipeline.engine.manifest import Entry
+    from backup_pipeline.engine.operations.content import SnapshotContent
     from backup_pipeline.engine.operations.diff import Change
     from backup_pipeline.engine.operations.drill import DrillReport
     from backup_pipeline.engine.operations.restore import RestoreReport
@@ -148,6 +149,27 @@ class Reader(Finder):
         for notice in self.notices:
             report.notice(notice)
         return report
+
+    def content(
+        self, dataset: str, words: str = "latest", *, tier: str | None = None
+    ) -> SnapshotContent:
+        """One snapshot, to read from without restoring it; damage is read around as by ``restore``.
+
+        Args:
+            dataset: The dataset's key.
+            words: Which, as ``select`` takes it.
+            tier: The tier where the words name none.
+
+        Raises:
+            NotFound: There is no such snapshot.
+            DamageError: Its manifest is lost in every tier.
+        """
+        repository, found = self.select(dataset, words, tier)
+        from backup_pipeline.engine.operations.content import SnapshotContent
+        from backup_pipeline.engine.operations.donors import Donors
+
+        donors = Donors(repository, lambda: self._siblings(dataset, repository))
+        return SnapshotContent(repository, found, donors)
 
     def _siblings(self, dataset: str, repository: Repository) -> list[Repository]:
         """The dataset's repositories in other tiers; those that cannot be asked are noted."""

@@ -251,6 +251,10 @@ class Fetcher:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End its threads."""
         self._pool.shutdown(cancel_futures=True)
 
     def contents(self, fetches: Iterable[Fetch]) -> Iterator[Content]:
