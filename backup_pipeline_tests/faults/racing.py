@@ -160,7 +160,7 @@ class _Racer:
         repository = self.open(step["tier"])
 
         def choose(live: Sequence[Any]) -> dict[str, str]:
-            old = live[: -step["keep"]]
+            old = sorted(live, key=lambda one: (one.captured_at, one.sequence))[: -step["keep"]]
             return {one.id: "old" for one in old if one.id not in repository.state.pinned}
 
         return {"expired": list(expire(repository, choose, clock=self._clock(step)))}

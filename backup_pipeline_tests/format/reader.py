@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import io
 import json
 import os
 import struct
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 from blake3 import blake3
@@ -452,7 +452,7 @@ class Repository:
                 for number, piece in enumerate(pieces)
             ]
             content = b"".join(opened)[: listed["length"]]
-        file = pq.ParquetFile(io.BytesIO(content))
+        file = pq.ParquetFile(pa.BufferReader(content))
         said = json.loads(file.metadata.metadata[b"backup_pipeline"])
         if said["format"] != 1 or said["read"]:
             raise Later("segment")

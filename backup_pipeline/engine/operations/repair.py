@@ -251,9 +251,9 @@ class _Repair:
                 index.take_up(pack, listed)
                 for identity in held & missing.keys():
                     del missing[identity]
-        stash = Stash(self.repository, chain, index, self.mending.clock)
-        self.mending.bring(list(missing.values()), stash.add)
-        self.result.stored_bytes += stash.close()
+        with Stash(self.repository, chain, index, self.mending.clock) as stash:
+            self.mending.bring(list(missing.values()), stash.add)
+            self.result.stored_bytes += stash.close()
         return index
 
     def _packs_of(self, chain: str) -> Iterator[bytes]:

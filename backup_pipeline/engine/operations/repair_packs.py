@@ -144,19 +144,13 @@ class PackRepair:
         """
         index = ChunkIndex()
         wanted = {identity: chunk for held in needed.values() for identity, chunk in held.items()}
-        stash = (
-            Stash(self.repository, chain, index, self.mending.clock)
-            if self.mending.writes
-            else None
-        )
-        try:
-            opened, brought = self._find(needed, wanted, stash.add if stash else _nowhere)
-        except BaseException:
-            if stash is not None:
-                stash.abandon()
-            raise
-        if stash is not None:
-            self.result.stored_bytes += stash.close()
+        writes = self.mending.writes
+        if writes:
+            with Stash(self.repository, chain, index, self.mending.clock) as stash:
+                opened, brought = self._find(needed, wanted, stash.add)
+                self.result.stored_bytes += stash.close()
+        else:
+            opened, brought = self._find(needed, wanted, _nowhere)
         replaced: dict[str, list[str]] = {}
         for name, held in needed.items():
             lost = held.keys() - opened - brought
@@ -167,13 +161,13 @@ class PackRepair:
                 self.result.leave(path, f"{len(lost)} of its chunks are nowhere else")
                 continue
             how = "its chunks stored anew"
-            if self.mending.apply and stash is None:
+            if self.mending.apply and not writes:
                 self.result.leave(path, UNWRITABLE)
             elif lost:
                 self.result.leave(path, f"{how} but for {len(lost)}, which are nowhere else")
             else:
                 self.result.mend(path, how)
-            if stash is not None:
+            if writes:
                 text = pack_name_text(name)
                 others = self.repository.state.replacements.get(text, [])
                 new = _packs_with(index, held.keys() & (opened | brought))

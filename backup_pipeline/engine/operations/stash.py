@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from backup_pipeline.engine.chunk_index import ChunkIndex
 from backup_pipeline.engine.chunker import SOLID_LIMIT_BYTES, SOLID_TARGET_BYTES, Compressor
@@ -22,7 +22,7 @@ class Stash:
     """Takes chunks in, and stores them in packs of a run of its own; the run's record is first.
 
     An interrupted repair is not taken up: what it stored is referred to by nothing, and prune frees
-    it.
+    it. To be used in a ``with``: a failure within it ends its threads.
 
     Args:
         repository: Where.
@@ -54,6 +54,13 @@ class Stash:
         self._small: list[tuple[int, bytes]] = []
         self._content = bytearray()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if failure is not None:
+            self.abandon()
+
     def add(self, identity: bytes, content: Buffer) -> None:
         """Store a chunk; it is durable once the stash is closed."""
         if len(content) >= SOLID_LIMIT_BYTES:
@@ -66,15 +73,11 @@ class Stash:
 
     def close(self) -> int:
         """Finish all packs; how many bytes were stored."""
-        try:
-            self._flush()
-            if self._packer is None:
-                return 0
-            self._packer.close()
-            return self._packer.stored_bytes
-        except BaseException:
-            self.abandon()
-            raise
+        self._flush()
+        if self._packer is None:
+            return 0
+        self._packer.close()
+        return self._packer.stored_bytes
 
     def abandon(self) -> None:
         """Stop without finishing; nothing refers to what was stored."""
