@@ -43,6 +43,8 @@ _VERBS = {
     "unpin": "keeping",
     "why": "keeping",
     "status": "listing",
+    "cost": "costing",
+    "plan-cost": "costing",
     "demo": "showing",
 }
 _HELP = {
@@ -63,6 +65,8 @@ _HELP = {
     "unpin": "Let a pinned snapshot expire again.",
     "why": "Say why a snapshot or a stored object is kept.",
     "status": "Say how every dataset stands in every tier.",
+    "cost": "Say what backups cost a month, and in a year.",
+    "plan-cost": "Compare policies by what they cost, and how old and slow they let things get.",
     "demo": "Show the whole of it on real data.",
 }
 
@@ -77,7 +81,7 @@ class _Verbs(click.Group):
         if cmd_name not in _VERBS:
             return None
         module = importlib.import_module(f"backup_pipeline.cli.{_VERBS[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         command.name = cmd_name
         return command
 

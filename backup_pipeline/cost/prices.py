@@ -15,7 +15,7 @@ from typing import Any
 from backup_pipeline.cost.formulas import Cost, storage_cost
 from backup_pipeline.engine.errors import UsageError
 
-__all__ = ["PRICES", "StoragePrices", "Usage", "monthly_cost", "prices_of"]
+__all__ = ["DAYS_PER_MONTH", "PRICES", "StoragePrices", "Usage", "monthly_cost", "prices_of"]
 
 GIB = 2**30
 GB = 10**9
@@ -40,6 +40,7 @@ class StoragePrices:
         least_object_bytes: The size that an object is paid for at least.
         object_overhead_bytes: What is paid for with each object besides its own bytes.
         wait: How long it takes until an object can be read.
+        currency: What the figures are in.
     """
 
     name: str
@@ -55,6 +56,7 @@ class StoragePrices:
     least_object_bytes: int = 0
     object_overhead_bytes: int = 0
     wait: timedelta = timedelta(0)
+    currency: str = "USD"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,15 @@ def human_bytes(size_bytes: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """``3700`` as ``1 h 2 min``."""
+    """``3700`` as ``1 h 1 min``, ``700000`` as ``8 days 2 h``."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     if seconds < 3600:
         return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+    if seconds < 2 * 86_400:
+        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+    hours = seconds % 86_400 // 3600
+    return f"{seconds // 86_400:.0f} days" + (f" {hours:.0f} h" if hours else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic_core import PydanticCustomError
 
+from backup_pipeline.cost.prices import StoragePrices
 from backup_pipeline.engine.errors import KeyMissing, UsageError
 from backup_pipeline.plan.content import is_mapping
 from backup_pipeline.plan.references import Reference, resolve_references
@@ -69,13 +70,15 @@ class StoreSpec:
     """A store as the plan declares it; secrets are references.
 
     Attributes:
-        settings: Everything but url and lock: region, endpoint, credentials, addressing.
+        settings: Region, endpoint, credentials, addressing.
+        prices: What it costs; None where the plan does not say.
     """
 
     name: str
     url: str | Reference
     settings: Mapping[str, str | Reference] = field(default_factory=dict[str, "str | Reference"])
     lock: Lock | None = None
+    prices: StoragePrices | None = None
 
     @property
     def display_url(self) -> str:

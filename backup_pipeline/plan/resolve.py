@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import time, timedelta
+from dataclasses import replace
+from datetime import date, time, timedelta
 from typing import Any
 
+from backup_pipeline.cost.prices import PRICES, StoragePrices
 from backup_pipeline.plan.cadence import interval
 from backup_pipeline.plan.content import is_list, is_mapping
 from backup_pipeline.plan.model import (
@@ -28,6 +30,7 @@ from backup_pipeline.plan.schema import (
     OverrideWritten,
     PlanWritten,
     PolicyWritten,
+    PricesWritten,
     StoreWritten,
     TierFields,
     TierWritten,
@@ -192,9 +195,23 @@ def _store(name: str, written: StoreWritten) -> StoreSpec:
     settings = {
         key: value
         for key in type(written).model_fields
-        if key not in ("url", "lock") and (value := getattr(written, key)) is not None
+        if key not in ("url", "lock", "prices") and (value := getattr(written, key)) is not None
     }
-    return StoreSpec(name, written.url, settings, _lock(written.lock))
+    prices = None if written.prices is None else _prices(written.prices)
+    return StoreSpec(name, written.url, settings, _lock(written.lock), prices)
+
+
+def _prices(written: PricesWritten) -> StoragePrices:
+    """Those that are named, or none at all, with what the plan says otherwise."""
+    base = StoragePrices("the plan's own", "the plan", date.today())
+    base = base if written.like is None else PRICES[str(written.like)]
+    renamed = {"least_object": "least_object_bytes", "object_overhead": "object_overhead_bytes"}
+    said = {
+        renamed.get(key, key): value
+        for key in type(written).model_fields
+        if key != "like" and (value := getattr(written, key)) is not None
+    }
+    return replace(base, **said) if said else base
 
 
 def _keys(plan: PlanWritten) -> dict[str, KeySpec]:

@@ -7,9 +7,19 @@ from datetime import timedelta
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    field_validator,
+    model_validator,
+)
 
+from backup_pipeline.cost.prices import PRICES
 from backup_pipeline.plan.content import is_list, is_mapping
+from backup_pipeline.plan.problems import closest
 from backup_pipeline.plan.references import Reference, Secret, Text, has_url_password, parse_text
 from backup_pipeline.plan.sourcekinds import parse_source
 from backup_pipeline.plan.values import (
@@ -37,6 +47,7 @@ __all__ = [
     "PlanWritten",
     "PolicyFields",
     "PolicyWritten",
+    "PricesWritten",
     "ScratchWritten",
     "StoreWritten",
     "TierFields",
@@ -81,6 +92,7 @@ IfMissed = Annotated[Literal["fail", "nearest"], choice("fail", "nearest")]
 Overlap = Annotated[Literal["skip", "queue"], choice("skip", "queue")]
 Count = Annotated[int, Field(ge=0, le=100_000, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def _off_or_on(value: Any) -> Any:
@@ -138,6 +150,40 @@ def check_store_url(url: str) -> None:
         raise mistake("a store's URL holds a place only", "write settings as keys beside url")
 
 
+class PricesWritten(Written):
+    """What a store costs, where it is not what the built-in prices of that name say."""
+
+    like: Text | None = None
+    source: Text | None = None
+    currency: Text | None = None
+    gb_bytes: Size | None = None
+    store_gb_month: Amount | None = None
+    write_1000: Amount | None = None
+    read_1000: Amount | None = None
+    retrieve_gb: Amount | None = None
+    egress_gb: Amount | None = None
+    least_age: Duration | None = None
+    least_object: Size | None = None
+    object_overhead: Size | None = None
+    wait: Duration | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"like": value} if isinstance(value, str) else value
+
+    @field_validator("like")
+    @classmethod
+    def _known(cls, value: str | Reference | None) -> str | Reference | None:
+        if value is not None and value not in PRICES:
+            near = closest(str(value), PRICES)
+            known = f"known: {', '.join(PRICES)}"
+            raise mistake(
+                f"no prices are known of '{value}'", f"did you mean '{near}'?" if near else known
+            )
+        return value
+
+
 class StoreWritten(Written):
     url: Annotated[str | Reference, PlainValidator(_store_url)]
     region: Text | None = None
@@ -148,6 +194,7 @@ class StoreWritten(Written):
     session_token: Secret | None = None
     addressing: Annotated[Literal["path", "virtual"], choice("path", "virtual")] | None = None
     lock: LockWritten | None = None
+    prices: PricesWritten | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -19,6 +19,7 @@ from backup_pipeline.engine.errors import (
 from backup_pipeline.plan.cadence import day_closes_at, is_cadence_day
 from backup_pipeline.plan.kinds import choose_kind
 from backup_pipeline.runner.bare import StoreReader
+from backup_pipeline.runner.costing import Accountant
 from backup_pipeline.runner.days import best_by_day, describe_days, is_good, nearest_day, rank
 from backup_pipeline.runner.keeping import Keeper
 from backup_pipeline.runner.planned import ONE_DAY
@@ -59,7 +60,7 @@ class _Donor:
     snapshot: Snapshot
 
 
-class Runner(Keeper, Repairer):
+class Runner(Keeper, Repairer, Accountant):
     """A plan's verbs without Dagster: back up, copy, and all that its parents can do."""
 
     @staticmethod
