@@ -62,7 +62,7 @@ def test_what_tests_prove_reaches_the_table(tmp_path: Path, workers: tuple[str, 
         ("damage", "test_that_fails", 1, 0, 1),
         ("target", "test_that_cannot_run", 0, 0, 0),
     ]
-    text = table(found)
+    text = table(found, "2026-11-23")
     assert "**1 failed**" in text
     assert "skipped: needs root" in text
     assert "6 cases in 4 tests." in text

@@ -91,7 +91,13 @@ def _add(
         proof.passed += 1
 
 
-def table(proofs: Sequence[Proof]) -> str:
+def day_of(paths: Iterable[Path]) -> str:
+    """When the last of some runs began: its date, as the report has it."""
+    suites = (one for path in paths for one in ElementTree.parse(path).iter("testsuite"))
+    return max(one.get("timestamp", "")[:10] for one in suites)
+
+
+def table(proofs: Sequence[Proof], day: str) -> str:
     """The rows in Markdown."""
     lines = ["| Promise | Test | Cases | Last result |", "|---|---|---:|---|"]
     before = ""
@@ -102,7 +108,7 @@ def table(proofs: Sequence[Proof]) -> str:
         title = one.name.removeprefix("test_").replace("_", " ")
         lines.append(f"| {promise} | [{title}]({where}) | {one.cases:,} | {one.result} |")
     count, variants = sum(one.cases for one in proofs), len(proofs)
-    lines.append(f"\n{count:,} cases in {variants} tests.")
+    lines.append(f"\n{count:,} cases in {variants} tests, run on {day}.")
     return "\n".join(lines)
 
 
@@ -116,13 +122,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not proofs:
         print("none of these runs holds a test with a promise", file=sys.stderr)
         return 2
+    written = table(proofs, day_of(chosen.runs))
     if chosen.print:
-        print(table(proofs))
+        print(written)
     else:
         head, _, rest = PAGE.read_text().partition(BEGIN)
         _, end, tail = rest.partition(END)
         assert end, f"{PAGE} lacks {BEGIN} and {END}"
-        PAGE.write_text(f"{head}{BEGIN}\n{table(proofs)}\n{END}{tail}")
+        PAGE.write_text(f"{head}{BEGIN}\n{written}\n{END}{tail}")
     return 1 if any(one.failed for one in proofs) else 0
 
 
