@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 from backup_pipeline_tests.promises import PROMISES
 
-__all__ = ["Proof", "main", "proofs_in", "table"]
+__all__ = ["Proof", "day_of", "main", "proofs_in", "table"]
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 BEGIN, END = "<!-- proofs: begin -->", "<!-- proofs: end -->"
