@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -155,10 +156,11 @@ def _source(runner: Runner, dataset: Dataset) -> Finding:
     area = f"source of {dataset.key}"
     try:
         source = runner.source(dataset.key)
-        scan = source.scan()
-        first = next(scan, None)
-        if isinstance(scan, Generator):
-            scan.close()  # the rest is not looked at: let go of what it holds open
+        with closing(source):
+            scan = source.scan()
+            first = next(scan, None)
+            if isinstance(scan, Generator):
+                scan.close()  # the rest is not looked at: let go of what it holds open
     except BackupError as error:
         return problem(area, error.message, error.hint)
     if first is None or not len(first):

@@ -13,11 +13,9 @@ from backup_pipeline.plan.references import Reference, is_reference, literal_sec
 from backup_pipeline.plan.resolve import dataset_keys
 from backup_pipeline.plan.schema import DatasetWritten, PlanWritten
 from backup_pipeline.plan.sourcekinds import (
-    INSTALLED,
-    LATER,
     PLACEHOLDERS,
-    SLICING,
     fill_asset,
+    find_kind,
     placeholders,
 )
 
@@ -82,19 +80,21 @@ def _check_source(dataset: DatasetWritten, path: Path, findings: Findings) -> No
             "name where it is: {env: NAME} or {file: path}",
         )
     texts = list(_texts(options))
-    if kind in INSTALLED:
+    found = find_kind(kind)
+    if found is not None:
         for name in (name for text in texts for name in placeholders(text)):
             if name not in PLACEHOLDERS:
                 message = f"unknown placeholder '{{{name}}}'"
                 known = "known: {asset} and {day}; a brace of the path itself is doubled"
                 findings.report(source, message, known)
-            elif name == "day" and kind != "day_paths":
+            elif name == "day" and not found.slices:
                 findings.report(source, f"source {kind} has no days", "write {day_paths: …}")
     shared = not any("{asset}" in text for text in texts)
-    if len(dataset.assets or []) > 1 and shared and kind != "asset":
+    apart = found.per_asset if found is not None else kind == "asset"
+    if len(dataset.assets or []) > 1 and shared and not apart:
         message = "several assets have one source, so each would store the same"
         findings.report(source, message, "write {asset} where their key stands")
-    if dataset.exclude and kind in LATER:
+    if dataset.exclude and not (found is not None and found.excludes):
         findings.report((*path, "exclude"), f"source {kind} has no paths to exclude", "remove it")
 
 
@@ -122,7 +122,8 @@ def _check_slices(
             place = holds if said else (*path, "source")
             findings.report(place, message, "write holds: slice", needs=needs)
         return
-    if kind not in SLICING:
+    found = find_kind(kind)
+    if found is not None and not found.slices:
         message = f"source {kind} cannot tell one day's slice from the rest"
         findings.report(holds, message, "use {day_paths: …{day}…}, or holds: whole", needs=needs)
     first = next(iter(tiers.values()), None)

@@ -35,7 +35,7 @@ from backup_pipeline.plan.schema import (
     TierFields,
     TierWritten,
 )
-from backup_pipeline.plan.sourcekinds import LATER, fill_asset
+from backup_pipeline.plan.sourcekinds import fill_asset, find_kind
 
 __all__ = [
     "DEFAULT_FULL_EVERY",
@@ -230,7 +230,7 @@ def _source(written: DatasetWritten, key: str) -> SourceSpec:
     assert written.source is not None
     kind, options = next(iter(written.source.items()))
     filled = _fill(options, key)
-    if kind in LATER:
+    if find_kind(kind) is None:
         return SourceSpec(kind, filled, installed=False, written_kind=kind)
     by_day = kind == "day_paths"
     reader = kind

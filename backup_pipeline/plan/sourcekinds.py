@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from backup_pipeline.engine.errors import UsageError
 from backup_pipeline.plan.content import is_mapping
 from backup_pipeline.plan.problems import one_of
 from backup_pipeline.plan.references import has_url_password, is_reference
+from backup_pipeline.plan.sourcekind import (
+    Option,
+    SourceKind,
+    foreign_kind,
+    foreign_names,
+    local_path,
+)
 from backup_pipeline.plan.values import mistake
 
 __all__ = [
-    "INSTALLED",
+    "BUILT_IN",
     "LATER",
     "PLACEHOLDERS",
-    "SLICING",
     "escape_braces",
     "fill_asset",
+    "find_kind",
     "parse_source",
     "placeholders",
     "source_url",
 ]
-
-INSTALLED = ("files", "objects", "day_paths")
-"""Kinds that this version reads."""
 
 LATER = (
     "postgres",
@@ -45,23 +51,20 @@ LATER = (
 )
 """Kinds that a plan may name already; a run says that they are not installed."""
 
-SLICING = ("day_paths", "nats", "kafka", "stream", "asset", "delta", "iceberg")
-"""Kinds that can tell one day's part from the rest."""
-
 PLACEHOLDERS = ("asset", "day")
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
-_OBJECT_KEYS = (
-    "url",
-    "region",
-    "endpoint",
-    "profile",
-    "access_key_id",
-    "secret_access_key",
-    "session_token",
-    "addressing",
-)
-_KEYS = {"files": ("path",), "objects": _OBJECT_KEYS, "day_paths": ("path", *_OBJECT_KEYS)}
+_S3 = ("region", "endpoint", "profile", "access_key_id", "secret_access_key", "session_token")
+_S3_OPTIONS = {name: Option() for name in ("url", *_S3, "addressing")}
+
+
+def find_kind(name: str) -> SourceKind | None:
+    """The kind of source of this name: one of ours, or one that another package brings.
+
+    Raises:
+        UsageError: What another package brings cannot be used.
+    """
+    return BUILT_IN.get(name) or foreign_kind(name)
 
 
 def parse_source(value: Any) -> dict[str, Any]:
@@ -74,18 +77,32 @@ def parse_source(value: Any) -> dict[str, Any]:
         return _from_text(value)
     if not is_mapping(value):
         raise mistake("not a source", "write a path, an s3:// URL or {kind: options}")
-    keys = value
-    if len(keys) != 1:
-        raise mistake(
-            "a source has exactly one kind", f"write {{kind: options}} with {_join(INSTALLED)}"
-        )
-    kind, written = next(iter(keys.items()))
-    if kind not in INSTALLED and kind not in LATER:
-        suggestion = one_of(kind, (*INSTALLED, *LATER))
-        raise mistake(f"unknown kind of source '{kind}'", suggestion)
-    if kind in LATER:
-        return {kind: written if is_mapping(written) else {"value": written}}
-    return {kind: _options(kind, written)}
+    if len(value) != 1:
+        kinds = _join(tuple(BUILT_IN))
+        raise mistake("a source has exactly one kind", f"write {{kind: options}} with {kinds}")
+    kind, written = next(iter(value.items()))
+    found = _find(kind)
+    if found is not None:
+        return {kind: found.parse(_with_place(kind, written))}
+    if kind not in LATER:
+        known = (*BUILT_IN, *foreign_names(), *LATER)
+        raise mistake(f"unknown kind of source '{kind}'", one_of(str(kind), known))
+    return {kind: written if is_mapping(written) else {"value": written}}
+
+
+def _find(name: object) -> SourceKind | None:
+    try:
+        return find_kind(name) if isinstance(name, str) and name else None
+    except UsageError as error:
+        raise mistake(error.message, error.hint) from None
+
+
+def _with_place(kind: str, written: Any) -> Any:
+    """Day paths as a mere text are a path or a URL."""
+    if kind != "day_paths" or (is_mapping(written) and not is_reference(written)):
+        return written
+    url = isinstance(written, str) and source_url(written)
+    return {"url" if url else "path": written}
 
 
 def _from_text(text: str) -> dict[str, Any]:
@@ -93,50 +110,64 @@ def _from_text(text: str) -> dict[str, Any]:
         raise mistake("not a source", "write a path or an s3:// URL")
     url = source_url(text)
     if "{day}" in text:
-        return {"day_paths": {"url": url} if url else {"path": _local_path(text)}}
-    return {"objects": {"url": url}} if url else {"files": {"path": _local_path(text)}}
+        return {"day_paths": {"url": url} if url else {"path": local_path(text)}}
+    return {"objects": {"url": url}} if url else {"files": {"path": local_path(text)}}
 
 
-def _options(kind: str, written: Any) -> dict[str, Any]:
-    """Reads the options of a kind that this version reads."""
-    if isinstance(written, str) or is_reference(written):
-        key = "url" if kind == "objects" else "path"
-        if kind == "day_paths" and isinstance(written, str) and source_url(written):
-            key = "url"
-        written = {key: written}
-    if not is_mapping(written):
-        raise mistake(f"'{kind}' takes {' or '.join(_KEYS[kind][:2])}")
-    options = dict(written)
-    for key, option in options.items():
-        if key not in _KEYS[kind]:
-            raise mistake(f"unknown key '{key}' in source {kind}", one_of(key, _KEYS[kind]))
-        if not isinstance(option, str) and not is_reference(option):
-            raise mistake(f"{key} of source {kind} is not text", "write text, or {env: NAME}")
-    places = [key for key in ("path", "url") if key in options]
-    if len(places) != 1:
-        wanted = "path or url" if kind == "day_paths" else _KEYS[kind][0]
-        raise mistake(f"source {kind} needs {wanted}")
-    _check_place(kind, places[0], options)
-    return options
-
-
-def _check_place(kind: str, key: str, options: dict[str, Any]) -> None:
-    place = options[key]
-    if not isinstance(place, str):
-        return
-    url = source_url(place)
-    if kind == "objects" and url is None:
-        raise mistake("source objects needs an s3:// URL", "use {files: path} for a directory")
-    if kind == "files" and url is not None:
+def _check_path(options: Mapping[str, Any]) -> None:
+    path = options["path"]
+    if isinstance(path, str) and source_url(path) is not None:
         raise mistake("source files needs a path on this machine", "use {objects: {url: s3://…}}")
-    if kind == "day_paths":
-        options[key] = place
-        if "{day}" not in place:
+
+
+def _check_url(options: Mapping[str, Any]) -> None:
+    url = options["url"]
+    if isinstance(url, str) and source_url(url) is None:
+        raise mistake("source objects needs an s3:// URL", "use {files: path} for a directory")
+
+
+def _check_day_paths(options: Mapping[str, Any]) -> None:
+    places = [options[key] for key in ("path", "url") if key in options]
+    if len(places) != 1:
+        raise mistake("source day_paths needs path or url")
+    if isinstance(places[0], str):
+        source_url(places[0])
+        if "{day}" not in places[0]:
             raise mistake(
                 "day_paths needs {day} where the day stands", "such as /lake/events/day={day}"
             )
-    if key == "path":
-        options["path"] = _local_path(place)
+
+
+BUILT_IN: Mapping[str, SourceKind] = {
+    kind.name: kind
+    for kind in (
+        SourceKind(
+            "files",
+            "backup_pipeline.sources.files:open_files",
+            {"path": Option("path", needed=True)},
+            main="path",
+            excludes=True,
+            check=_check_path,
+        ),
+        SourceKind(
+            "objects",
+            "backup_pipeline.sources.objects:open_objects",
+            {**_S3_OPTIONS, "url": Option(needed=True)},
+            main="url",
+            excludes=True,
+            check=_check_url,
+        ),
+        SourceKind(  # is opened as files or as objects
+            "day_paths",
+            "",
+            {"path": Option("path"), **_S3_OPTIONS},
+            slices=True,
+            excludes=True,
+            check=_check_day_paths,
+        ),
+    )
+}
+"""The kinds of source that this package brings, by name."""
 
 
 def source_url(text: str) -> str | None:
@@ -159,15 +190,6 @@ def source_url(text: str) -> str | None:
     if not urlsplit(text).netloc:
         raise mistake("the URL names no bucket", "write s3://bucket/prefix")
     return text
-
-
-def _local_path(text: str) -> str:
-    if not text.startswith("file://"):
-        return text
-    path = text[len("file://") :]
-    if not path.startswith("/"):
-        raise mistake(f"'{text}' has no absolute path", f"did you mean 'file:///{path}'?")
-    return path
 
 
 def placeholders(text: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -246,7 +247,9 @@ class PlanReader(Reader):
             dataset: The dataset's key.
             day: The slice's day; default: the newest closed day.
         """
-        return self._source(self.plan.dataset(dataset), day or self.last_closed_day()).fingerprint()
+        source = self._source(self.plan.dataset(dataset), day or self.last_closed_day())
+        with closing(source):
+            return source.fingerprint()
 
     def status(self, dataset: str | None = None, tier: str | None = None) -> list[TierStatus]:
         """How each dataset stands in each tier, one line per pair; no store's absence stops it."""

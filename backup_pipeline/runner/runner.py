@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -182,15 +183,16 @@ class Runner(Keeper, Repairer, Accountant):
             return self._copy(task, donors)
         source = self._source(task.dataset, task.day)
         reason = f"{source.describe()} knows no past states"
-        if source.supports_as_of:
-            try:
-                return self._read(task, source.as_of(task.day), "exact")
-            except DayUnavailable as error:
-                reason = error.message
+        with closing(source):
+            if source.supports_as_of:
+                try:
+                    return self._read(task, source.as_of(task.day), "exact")
+                except DayUnavailable as error:
+                    reason = error.message
         if task.dataset.late == "accept":
             self._require_reach(task)
             donors = self._donors(task, timings=("late",))
-            return self._copy(task, donors) if donors else self._read(task, source, "late")
+            return self._copy(task, donors) if donors else self._read(task, None, "late")
         days = sorted({*self._days_there(task.dataset), self.today()})
         raise DayUnavailable(
             f"{task.dataset.key} of {task.day} cannot be had in tier {task.rules.name}: no other"
@@ -230,7 +232,8 @@ class Runner(Keeper, Repairer, Accountant):
                 notice=self._notice,
             )
 
-        snapshot, reason = self._make(task, repository, read)
+        with closing(source):
+            snapshot, reason = self._make(task, repository, read)
         before = repository.snapshots()[:-1]
         if before and before[-1].files and not snapshot.files:
             self._notice(

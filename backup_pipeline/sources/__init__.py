@@ -4,39 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
+from importlib import import_module
 from typing import Any
 
 from backup_pipeline.engine.errors import UsageError
+from backup_pipeline.plan.sourcekind import foreign_names
+from backup_pipeline.plan.sourcekinds import BUILT_IN, find_kind
 from backup_pipeline.sources.base import Source
 
-__all__ = ["KINDS", "Source", "open_source"]
-
-KINDS = ("files", "objects")
+__all__ = ["Source", "open_source"]
 
 
 def open_source(kind: str, options: Mapping[str, Any], *, day: date | None = None) -> Source:
     """Open a source as a plan declares it.
 
     Args:
-        kind: ``files`` or ``objects``.
-        options: ``path`` for files, ``url`` and S3 settings for objects; ``exclude`` for both.
-        day: What ``{day}`` stands for in them.
+        kind: One of ours, or one that another installed package brings.
+        options: As the kind declares them; ``exclude`` (globs) too, for those that have paths.
+        day: The slice's day, which ``{day}`` stands for in the options.
 
     Raises:
-        UsageError: The kind is not installed, or ``{day}`` stands in the options and no day is
-            given.
+        UsageError: The kind is not known, its packages are not installed, or ``{day}`` stands in
+            the options and no day is given.
     """
+    found = find_kind(kind)
+    if found is None:
+        known = ", ".join((*BUILT_IN, *foreign_names()))
+        raise UsageError(f"no source of kind {kind!r} is installed", f"known kinds: {known}")
     filled = {name: _fill(value, day) for name, value in options.items()}
-    if kind == "files":
-        from backup_pipeline.sources.files import FilesSource
+    exclude = filled.pop("exclude", ())
+    return load_named(found.opens, found.extra)(filled, exclude=exclude, day=day)
 
-        return FilesSource(filled["path"], exclude=filled.get("exclude", ()))
-    if kind == "objects":
-        from backup_pipeline.sources.objects import ObjectsSource
 
-        exclude = filled.pop("exclude", ())
-        return ObjectsSource(filled, exclude=exclude)
-    raise UsageError(f"no source of kind {kind!r} is installed", f"known kinds: {', '.join(KINDS)}")
+def load_named(name: str, extra: str | None) -> Any:
+    """What ``module:callable`` names.
+
+    Raises:
+        UsageError: A package that it needs is not installed.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if extra is None or (error.name or "").startswith("backup_pipeline"):
+            raise
+        raise UsageError(
+            f"{error.name} is not installed", f"pip install 'backup-pipeline[{extra}]'"
+        ) from error
 
 
 def _fill(value: Any, day: date | None) -> Any:

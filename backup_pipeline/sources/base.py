@@ -7,9 +7,11 @@ What the engine relies on, and each source guarantees:
   ``good``; nothing is left out in silence.
 * The change mark of an entry (:data:`MARK_COLUMNS`) differs whenever its content may differ,
   except for changes younger than ``clock_granularity_ns``, which the engine reads again by itself.
+* The size of an entry that has an etag may be an estimate; it is never part of its change mark.
 * ``open`` gives the bytes as they are at one moment, or says in ``Reader.finish`` that it could
   not: the entry is then read again and at last recorded as ``torn``.
-* ``fingerprint`` reads no content and changes when any change mark does.
+* ``fingerprint`` is cheap and changes when the dataset does. It equals what ``scanned`` says of a
+  scan of the same state: by that a sensor knows that the newest snapshot is of the present state.
 * ``as_of`` answers for a past day exactly or raises ``DayUnavailable``; it never answers with
   another day's state.
 * Scanning and reading change nothing in the source.
@@ -198,6 +200,13 @@ class Source(Protocol):
         """Every entry, in ascending order of path."""
         ...
 
+    def scanned(self) -> str | None:
+        """The fingerprint of the state that the last scan listed.
+
+        None where it is the fingerprint of the listing itself, as :class:`Fingerprint` makes it.
+        """
+        return None
+
     def prefetch(self, entries: Sequence[tuple[bytes, int, str | None]]) -> None:
         """Announce (path, size, etag) of entries that will be opened next, in this order."""
         ...
@@ -231,6 +240,10 @@ class Source(Protocol):
             Unreadable: It cannot be opened, or is gone.
         """
         ...
+
+    def close(self) -> None:
+        """Let go of what reading took: connections, temporary files. May be called twice."""
+        return
 
     def as_of(self, day: date) -> Source:
         """This source as it was at the end of a past day.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backup_pipeline.engine.errors import DayUnavailable, SourceError
 from backup_pipeline.engine.folders import Folders, split
@@ -20,7 +20,7 @@ from backup_pipeline.sources.read_ahead import ReadAhead
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["FilesSource"]
+__all__ = ["FilesSource", "open_files"]
 
 BATCH_ROWS = 8192
 
@@ -125,6 +125,13 @@ class FilesSource(Source):
             return FileReader(self._tree.folders.descriptor(folder), self._name or name, type)
         except OSError as error:
             raise Unreadable(*lost(error)) from None
+
+
+def open_files(
+    options: Mapping[str, Any], *, exclude: Sequence[str] = (), day: date | None = None
+) -> FilesSource:
+    """Open the directory or file that a plan names."""
+    return FilesSource(options["path"], exclude=exclude)
 
 
 class _Tree:

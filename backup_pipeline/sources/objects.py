@@ -28,7 +28,7 @@ from backup_pipeline.sources.bucket import Bucket, Listed, Part, Replaced
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ObjectsSource"]
+__all__ = ["ObjectsSource", "open_objects"]
 
 _PARTS_AHEAD: Final = 3
 _REOPENINGS: Final = 5
@@ -203,6 +203,13 @@ class ObjectsSource(Source):
             )
         self._base = self._prefix[: self._prefix.rfind("/") + 1]
         yield single[:1]
+
+
+def open_objects(
+    options: Mapping[str, Any], *, exclude: Sequence[str] = (), day: date | None = None
+) -> ObjectsSource:
+    """Open the prefix that a plan names."""
+    return ObjectsSource(options, exclude=exclude)
 
 
 class _FolderReader:

@@ -77,7 +77,8 @@ def test_a_scan_is_held_against_entries_as_one_by_one(
     older: list[dict[str, Any]] = []
     for part in in_batches(rows(scanned, scan_schema()), scan_batch):
         [batch] = part.combine_chunks().to_batches()
-        mask, older_rows = comparison.match(batch)
+        found = comparison.match(batch)
+        mask, older_rows = found.unchanged, found.older
         assert len(mask) == len(batch)
         if older_rows is not None:
             assert older_rows.schema == manifest_schema()

@@ -220,10 +220,10 @@ def test_marks_are_trusted_only_once_the_clock_has_moved_on(type: str) -> None:
         (None, 10, True),
     ):
         comparison = Comparison([rows], scan_started_ns, granularity_ns)
-        assert comparison.match(batch)[0].all() == trusted
+        assert comparison.match(batch).unchanged.all() == trusted
     for name in ("size", "mtime_ns", "ctime_ns", "inode"):
         changed = pa.RecordBatch.from_pylist([{**row, name: 5}], schema=scan_schema())
-        assert not Comparison([rows], None, 10).match(changed)[0].any()
+        assert not Comparison([rows], None, 10).match(changed).unchanged.any()
 
 
 def test_what_is_read_again_but_did_not_change_costs_and_counts_nothing(

@@ -173,7 +173,7 @@ class _Backup:
                 for path, (state, reason) in list(bad.items())[:MOST_PROBLEMS]
             ],
             problem_count=len(bad),
-            fingerprint=self.fingerprint.hexdigest(),
+            fingerprint=self.source.scanned() or self.fingerprint.hexdigest(),
             scan_started_ns=scan_started_ns,
         )
 
@@ -233,10 +233,11 @@ class _Backup:
         self.meter.enter("reading")
         for batch in self.source.scan():
             self.fingerprint.update(batch)
+            match = comparison.match(batch)
+            batch, unchanged = match.batch, match.unchanged
             self.totals.add(batch)
-            unchanged, older = comparison.match(batch)
             if not unchanged.all():
-                reader.take(batch.filter(pa.array(~unchanged)), older)
+                reader.take(batch.filter(pa.array(~unchanged)), match.older)
             quiet = pc.sum(batch.column("size").filter(pa.array(unchanged))).as_py() or 0
             self.meter.add(quiet, int(unchanged.sum()))
         comparison.finish()

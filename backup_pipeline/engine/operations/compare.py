@@ -7,6 +7,7 @@ held against the older rows in full, so that only what truly differs is stored a
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from backup_pipeline.sources.base import MARK_COLUMNS
 
 __all__ = ["Comparison", "lacking", "same_rows"]
 
+_compute: Any = pc
 _COLUMNS = ("path", *MARK_COLUMNS)
 _LISTS = {
     "metadata": ("name", "value"),
@@ -27,6 +29,22 @@ _LISTS = {
 }
 # The device's number may change with a restart of the machine, and its files with it do not.
 _VALUES = tuple(name for name in manifest_schema().names if name not in {*_LISTS, "path", "device"})
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A batch of a scan beside what a snapshot has of it.
+
+    Attributes:
+        batch: The scan's, with true sizes for estimated ones where the snapshot knows them.
+        unchanged: Mask of the rows that need not be read, for their marks are the snapshot's, and
+            old enough to be trusted.
+        older: What the snapshot has of the others, if anything.
+    """
+
+    batch: pa.RecordBatch
+    unchanged: Any
+    older: pa.Table | None
 
 
 class Comparison:
@@ -57,16 +75,11 @@ class Comparison:
         self._trusting = trusting
         self.deleted: list[tuple[bytes, int]] = []
 
-    def match(self, batch: pa.RecordBatch) -> tuple[Any, pa.Table | None]:
-        """Hold the scan's next batch against the snapshot.
-
-        Returns:
-            The mask of the rows that need not be read, for their marks are the snapshot's, and old
-            enough to be trusted; and what the snapshot has of the others, if anything.
-        """
+    def match(self, batch: pa.RecordBatch) -> Match:
+        """Hold the scan's next batch against the snapshot."""
         old = self._take_through(batch.column("path")[-1].as_py())
         if old is None:
-            return np.zeros(len(batch), bool), None
+            return Match(batch, np.zeros(len(batch), bool), None)
         same = self._settled(batch)
         if _equal(batch, old):  # as most are, of a dataset that hardly changed
             known, beside = np.ones(len(batch), bool), old
@@ -76,9 +89,15 @@ class Comparison:
             self._note_deleted(old, where, int(known.sum()))
             beside = old.take(where)
             same &= known
+            sizes = _same_values(batch.column("size"), beside.column("size").combine_chunks())
             for name in MARK_COLUMNS:
-                same &= _same_values(batch.column(name), beside.column(name).combine_chunks())
-        return same, None if same.all() else beside.filter(pa.array(known & ~same))
+                if name != "size":
+                    same &= _same_values(batch.column(name), beside.column(name).combine_chunks())
+            # What has an etag may have its size estimated: the etag alone tells.
+            same &= sizes | pc.is_valid(batch.column("etag")).to_numpy(zero_copy_only=False)
+            if (same & ~sizes).any():
+                batch = _with_sizes(batch, beside, same)
+        return Match(batch, same, None if same.all() else beside.filter(pa.array(known & ~same)))
 
     def finish(self) -> None:
         """Count what lies behind the scan's end as deleted."""
@@ -130,6 +149,13 @@ def _equal(batch: pa.RecordBatch, old: pa.Table) -> bool:
     return len(batch) == len(old) and all(
         old.column(name).equals(pa.chunked_array([batch.column(name)])) for name in _COLUMNS
     )
+
+
+def _with_sizes(batch: pa.RecordBatch, beside: pa.Table, same: Any) -> pa.RecordBatch:
+    """The batch with the sizes that the snapshot has of the rows that are the same."""
+    known = beside.column("size").combine_chunks()
+    sizes = _compute.if_else(pa.array(same), known, batch.column("size"))
+    return batch.set_column(batch.schema.get_field_index("size"), batch.schema.field("size"), sizes)
 
 
 def lacking(rows: pa.Table, others: pa.Table) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
@@ -40,23 +41,24 @@ def chunks_of_source(
     wanted = pa.array(sorted(ids), CHUNK_TYPE.field("id").type)
     missing = set(ids)
     try:
-        source, there = _listed(open_source())
-        for table in rows:
-            for row in _needing(table, wanted):
-                key = (row["path"], row["type"])
-                sought = missing & {chunk["id"] for chunk in row["chunks"]}
-                if not sought or there.get(key, (None,))[0] != row["size"]:
-                    continue
-                for identity, content in _pieces(source, row, there[key][1], identity_key):
-                    if identity in missing:
-                        missing.discard(identity)
-                        yield identity, content
+        with closing(open_source()) as source:
+            there = _listed(source)
+            for table in rows:
+                for row in _needing(table, wanted):
+                    key = (row["path"], row["type"])
+                    sought = missing & {chunk["id"] for chunk in row["chunks"]}
+                    if not sought or there.get(key, (None,))[0] != row["size"]:
+                        continue
+                    for identity, content in _pieces(source, row, there[key][1], identity_key):
+                        if identity in missing:
+                            missing.discard(identity)
+                            yield identity, content
     except BackupError as error:
         note(f"the source could not help: {error.message}")
 
 
-def _listed(source: Source) -> tuple[Source, dict[tuple[bytes, str], tuple[int, str | None]]]:
-    """The source after a scan, with size and etag of what has bytes, by path and type."""
+def _listed(source: Source) -> dict[tuple[bytes, str], tuple[int, str | None]]:
+    """Size and etag of what has bytes, by path and type."""
     found: dict[tuple[bytes, str], tuple[int, str | None]] = {}
     for batch in source.scan():
         names = ("path", "type", "size", "etag", "state")
@@ -65,7 +67,7 @@ def _listed(source: Source) -> tuple[Source, dict[tuple[bytes, str], tuple[int, 
         ):
             if state == "good" and type in {"file", "object"}:
                 found[path, type] = (size, etag)
-    return source, found
+    return found
 
 
 def _needing(table: pa.Table, wanted: pa.Array) -> Iterator[dict[str, Any]]:
