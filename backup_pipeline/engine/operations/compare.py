@@ -155,7 +155,8 @@ def _with_sizes(batch: pa.RecordBatch, beside: pa.Table, same: Any) -> pa.Record
     """The batch with the sizes that the snapshot has of the rows that are the same."""
     known = beside.column("size").combine_chunks()
     sizes = _compute.if_else(pa.array(same), known, batch.column("size"))
-    return batch.set_column(batch.schema.get_field_index("size"), batch.schema.field("size"), sizes)
+    columns = [sizes if name == "size" else batch.column(name) for name in batch.schema.names]
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
 
 def lacking(rows: pa.Table, others: pa.Table) -> pa.Table:
