@@ -236,7 +236,8 @@ class PlanReader(Reader):
         from backup_pipeline.sources import open_source
 
         options = spec.source.resolved(self._environ)
-        return open_source(spec.source.kind, options, day=day if spec.holds == "slice" else None)
+        slice_day = day if spec.holds == "slice" else None
+        return open_source(spec.source.kind, options, day=slice_day, zone=self.plan.zone)
 
     # -- standing
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date
+from datetime import UTC, date, tzinfo
 from importlib import import_module
 from typing import Any
 
@@ -15,13 +15,16 @@ from backup_pipeline.sources.base import Source
 __all__ = ["Source", "open_source"]
 
 
-def open_source(kind: str, options: Mapping[str, Any], *, day: date | None = None) -> Source:
+def open_source(
+    kind: str, options: Mapping[str, Any], *, day: date | None = None, zone: tzinfo = UTC
+) -> Source:
     """Open a source as a plan declares it.
 
     Args:
         kind: One of ours, or one that another installed package brings.
         options: As the kind declares them; ``exclude`` (globs) too, for those that have paths.
         day: The slice's day, which ``{day}`` stands for in the options.
+        zone: Where days begin and end, for a source that can say how it was on a past day.
 
     Raises:
         UsageError: The kind is not known, its packages are not installed, or ``{day}`` stands in
@@ -33,7 +36,9 @@ def open_source(kind: str, options: Mapping[str, Any], *, day: date | None = Non
         raise UsageError(f"no source of kind {kind!r} is installed", f"known kinds: {known}")
     filled = {name: _fill(value, day) for name, value in options.items()}
     exclude = filled.pop("exclude", ())
-    return load_named(found.opens, found.extra)(filled, exclude=exclude, day=day)
+    source: Source = load_named(found.opens, found.extra)(filled, exclude=exclude, day=day)
+    source.zone = zone
+    return source
 
 
 def load_named(name: str, extra: str | None) -> Any:

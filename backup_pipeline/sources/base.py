@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -182,11 +182,19 @@ class Reader(Protocol):
 
 
 class Source(Protocol):
-    """A dataset as it can be read. See the module's docstring for the guarantees."""
+    """A dataset as it can be read. See the module's docstring for the guarantees.
+
+    Attributes:
+        kind: What a plan calls it.
+        supports_as_of: Whether ``as_of`` ever answers.
+        clock_granularity_ns: How coarse the clock is that dates its entries.
+        zone: Where days begin and end; ``open_source`` sets it to the plan's.
+    """
 
     kind: str
     supports_as_of: bool
     clock_granularity_ns: int
+    zone: tzinfo = UTC
 
     def describe(self) -> str:
         """Where this reads from, for messages; holds no secret."""
@@ -245,8 +253,12 @@ class Source(Protocol):
         """Let go of what reading took: connections, temporary files. May be called twice."""
         return
 
+    def end_of(self, day: date) -> datetime:
+        """The instant at which a day ends where the plan counts its days, in UTC."""
+        return datetime.combine(day + timedelta(days=1), time(), self.zone).astimezone(UTC)
+
     def as_of(self, day: date) -> Source:
-        """This source as it was at the end of a past day.
+        """This source as it was at the end of a past day; see ``end_of``.
 
         Raises:
             DayUnavailable: That state cannot be had exactly.

@@ -7,9 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import closing
+from datetime import date
 from pathlib import Path
 
 import pytest
+
+from backup_pipeline.plan import load_plan
+from backup_pipeline.runner import Runner
 
 PACKAGE = '''
 """A source of weather reports, as another package would bring it."""
@@ -150,6 +155,19 @@ def test_a_foreign_kind_is_checked_like_ours(
     assert code == 2, said
     assert message in said
     assert "backup.yaml:5" in said or "line 5" in said, said
+
+
+def test_a_source_knows_when_a_day_ends_in_the_plans_zone(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    file = tmp_path / "backup.yaml"
+    file.write_text(
+        "start: 2026-10-01\ntimezone: Europe/Berlin\nencryption: none\n"
+        f"stores: {{local: {tmp_path / 'store'}}}\n"
+        f"datasets: [{{asset: a, source: {tmp_path / 'a'}}}]\n"
+    )
+    with Runner(load_plan(file)) as runner, closing(runner.source("a")) as source:
+        assert source.end_of(date(2026, 10, 24)).isoformat() == "2026-10-24T22:00:00+00:00"
+        assert source.end_of(date(2026, 10, 25)).isoformat() == "2026-10-25T23:00:00+00:00"
 
 
 def test_the_documented_package_works(tmp_path: Path, installed: Path) -> None:
