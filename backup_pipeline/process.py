@@ -45,11 +45,13 @@ __all__ = [
 Event = dict[str, Any]
 
 VERBS = (
+    "backfill",
     "backup",
     "copy",
     "drill",
     "expire",
     "fingerprint",
+    "missing",
     "pin",
     "prune",
     "repair",
@@ -351,8 +353,9 @@ def _plain(value: Any) -> Any:
 
 def _arguments(written: Mapping[str, Any]) -> dict[str, Any]:
     arguments = dict(written)
-    if arguments.get("day") is not None:
-        arguments["day"] = date.fromisoformat(arguments["day"])
+    for name in ("day", "since", "until"):
+        if arguments.get(name) is not None:
+            arguments[name] = date.fromisoformat(arguments[name])
     if arguments.get("at") is not None:
         arguments["at"] = datetime.fromisoformat(arguments["at"])
     return arguments

@@ -23,6 +23,7 @@ from backup_pipeline.runner.bare import StoreReader
 from backup_pipeline.runner.costing import Accountant
 from backup_pipeline.runner.days import best_by_day, describe_days, is_good, nearest_day, rank
 from backup_pipeline.runner.keeping import Keeper
+from backup_pipeline.runner.missing import Backfiller
 from backup_pipeline.runner.planned import ONE_DAY
 from backup_pipeline.runner.repairing import Repairer
 from backup_pipeline.runner.results import Result
@@ -61,7 +62,7 @@ class _Donor:
     snapshot: Snapshot
 
 
-class Runner(Keeper, Repairer, Accountant):
+class Runner(Keeper, Repairer, Accountant, Backfiller):
     """A plan's verbs without Dagster: back up, copy, and all that its parents can do."""
 
     @staticmethod
@@ -287,6 +288,9 @@ class Runner(Keeper, Repairer, Accountant):
             for day, snapshot in best_by_day(repository.snapshots()).items():
                 if day not in donors or rank(snapshot) > rank(donors[day].snapshot):
                     donors[day] = _Donor(repository, snapshot)
+        # A stand-in holds another day's state: the day that it names is not near to anything.
+        true = {day: one for day, one in donors.items() if one.snapshot.timing != "late"}
+        donors = true or donors
         days = sorted(day for day in donors if self.is_closed(day))
         nearest = nearest_day(task.day, days)
         if rules.if_missed == "nearest" and spec.holds == "whole" and nearest is not None:
