@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from backup_pipeline.assets import build_backup_asset
+from backup_pipeline.backfilling import build_backfill_job, build_backfill_schedule
 from backup_pipeline.checks import build_checks
 from backup_pipeline.engine.errors import UsageError
 from backup_pipeline.jobs import (
@@ -94,6 +95,7 @@ def build_backup_defs(
     check_jobs = build_check_jobs(assets, wiring)
     drill = build_drill_job(assets, wiring)
     keeping = build_keeping_jobs(assets, wiring)
+    backfill = build_backfill_job(assets, wiring)
     sensor = build_change_sensor(tier_jobs, wiring)
     return dg.Definitions(
         assets=[
@@ -107,6 +109,7 @@ def build_backup_defs(
             build_restore_job(wiring),
             build_sync_job(assets, wiring),
             drill,
+            backfill,
             *(one.job for one in keeping),
         ],
         schedules=[
@@ -114,6 +117,7 @@ def build_backup_defs(
             *build_check_schedules(check_jobs, wiring),
             build_drill_schedule(assets, drill, wiring),
             *build_keeping_schedules(keeping, wiring),
+            *build_backfill_schedule(assets, backfill, wiring),
         ],
         sensors=[sensor] if sensor else [],
         resources={wiring.resource: backup_resource(plan, s3=s3, own_process=own_process)},

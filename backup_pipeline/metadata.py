@@ -174,7 +174,11 @@ def completeness(snapshot: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]
         key("snapshot"): snapshot["id"],
     }
     if passed:
-        return True, f"all {entries} entries that the source listed are stored", said
+        sentence = f"all {entries} entries that the source listed are stored"
+        if snapshot["timing"] == "late":
+            said[key("late")] = True
+            sentence += f"; late: the state is not that of {snapshot['day']}"
+        return True, sentence, said
     said[key("problem_count")] = int(snapshot["problem_count"])
     if snapshot.get("problems"):
         said[key("problems")] = _problems_table(snapshot["problems"])

@@ -130,6 +130,7 @@ class Dataset:
         late: Whether present state may be stored for a past day.
         on_change: None where changes start no backup.
         policy: Name of the policy.
+        backfill: How often the plan's schedule fills missed days; None: never.
         expire: How often the plan's schedule expires what is beyond ``keep``; None: never.
         prune: How often it deletes what no snapshot needs; None: never.
         legal_hold: Why nothing of the dataset may expire or be deleted; None where it may.
@@ -149,6 +150,7 @@ class Dataset:
     on_change: OnChange | None = None
     anomaly: Anomaly | None = Anomaly()
     run: RunRules = RunRules()
+    backfill: Literal["day", "week"] | None = None
     expire: Literal["day", "week"] | None = None
     prune: Literal["day", "week", "month"] | None = None
     legal_hold: str | None = None

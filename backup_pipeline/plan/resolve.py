@@ -258,6 +258,7 @@ def _dataset(plan: PlanWritten, written: DatasetWritten, key: str) -> Dataset:
     tiers = dataset_tiers(plan, written)
     keep_slices = written.keep_slices
     expire, prune = override.expire or policy.expire, override.prune or policy.prune
+    backfill = override.backfill or policy.backfill
     return Dataset(
         key=key,
         source=_source(written, key),
@@ -270,6 +271,7 @@ def _dataset(plan: PlanWritten, written: DatasetWritten, key: str) -> Dataset:
         drill=_drill(policy, override),
         on_change=_on_change(policy, override, next(iter(tiers.values())), written.holds),
         anomaly=_anomaly(policy, override),
+        backfill=backfill.every if backfill is not None and backfill.enabled else None,
         expire=expire.every if expire is not None and expire.enabled else None,
         prune=prune.every if prune is not None and prune.enabled else None,
         legal_hold=written.legal_hold,

@@ -294,6 +294,13 @@ class PruneWritten(Written):
     every: Annotated[Literal["day", "week", "month"], choice("day", "week", "month")] = "week"
 
 
+class BackfillWritten(Written):
+    """How often missed days are filled; off unless it is written."""
+
+    enabled: Flag = True
+    every: Annotated[Literal["day", "week"], choice("day", "week")] = "day"
+
+
 class AnomalyWritten(Written):
     """Shares beyond which a snapshot counts as suspicious; unset: by the dataset's own history."""
 
@@ -338,6 +345,7 @@ class PolicyFields(Written):
     rto: Duration | None = None
     drill: Annotated[DrillWritten, BeforeValidator(_off_or_on)] | None = None
     anomaly: Annotated[AnomalyWritten, BeforeValidator(_off_or_on)] | None = None
+    backfill: Annotated[BackfillWritten, BeforeValidator(_off_or_on)] | None = None
     expire: Annotated[ExpireWritten, BeforeValidator(_off_or_on)] | None = None
     prune: Annotated[PruneWritten, BeforeValidator(_off_or_on)] | None = None
     run: RunWritten | None = None

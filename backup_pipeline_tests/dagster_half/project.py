@@ -156,7 +156,12 @@ class Project:
 
     def run_job(self, name: str, **config: Any) -> dg.ExecuteInProcessResult:
         """Run the restore, drill, sync, expire, prune or repair job with its op's config."""
-        ops = {"restore": "restore_snapshot", "drill": "drill_tiers", "sync": "sync_log"}
+        ops = {
+            "restore": "restore_snapshot",
+            "drill": "drill_tiers",
+            "sync": "sync_log",
+            "backfill": "backfill_days",
+        }
         op = ops.get(name, f"{name}_op")
         return self.defs.resolve_job_def(f"backup_{name}").execute_in_process(
             instance=self.instance,
