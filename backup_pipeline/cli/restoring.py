@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backup_pipeline.cli.call import Call, explain
+from backup_pipeline.cli.loading import Loading
 from backup_pipeline.cli.options import AT, DAY, INCLUDE, SNAPSHOT, TIER, day_or_none, verb
 from backup_pipeline.engine.errors import BackupError, NotFound
 
@@ -28,6 +29,7 @@ SHOWN_LINES = 20
 @AT
 @SNAPSHOT
 @INCLUDE
+@click.option("--into", metavar="URL", help="A database to load what was restored into.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be written.")
 def restore(
     call: Call,
@@ -37,6 +39,7 @@ def restore(
     at: str | None,
     snapshot: str | None,
     include: tuple[str, ...],
+    into: str | None,
     dry_run: bool,
 ) -> int:
     """Restore a snapshot, or some of its files.
@@ -48,6 +51,7 @@ def restore(
 
     if not to:
         raise click.UsageError("restore needs --to DIR, and DIR is not empty")
+    loading = Loading(into, partly=bool(include) or dry_run)
     with call.reader() as reader:
         report = reader.restore(
             call.wanted(reader),
@@ -60,11 +64,12 @@ def restore(
             dry_run=dry_run,
         )
         reader.notices.clear()  # the report has them
-        call.answer(report.to_json(), lambda: _show_restore(report))
+        loaded = loading.run(to, whole=report.ok)
+        call.answer({**report.to_json(), **loaded}, lambda: _show_restore(report, loading))
     return 0 if report.ok else 1
 
 
-def _show_restore(report: RestoreReport) -> None:
+def _show_restore(report: RestoreReport, loading: Loading) -> None:
     from backup_pipeline.cli.tables import count
     from backup_pipeline.engine.progress import human_bytes, human_seconds
 
@@ -90,6 +95,7 @@ def _show_restore(report: RestoreReport) -> None:
         print(f"  note: {notice}")
     if report.damaged_packs:
         print(f"  {count(report.damaged_packs, 'pack')} damaged in tier {report.tier}")
+    loading.show()
     if report.ok:
         return
     print(f"  NOT RESTORED: {count(report.damage_count, 'entry', 'entries')}")

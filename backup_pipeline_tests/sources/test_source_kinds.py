@@ -57,9 +57,17 @@ def open_weather(options, *, exclude, day):
     return Weather(options["station"], options["folder"])
 
 
+def load(directory, url, *, report):
+    report("at it")
+    files = sorted(file.name for file in (Path(directory) / "oslo").iterdir())
+    Path(url.partition("://")[2]).write_text(" ".join(files))
+    return {"summary": f"{len(files)} reports", "reports": len(files)}
+
+
 WEATHER = SourceKind(
     "weather", "weather_backup:open_weather",
     {"station": Option(needed=True), "folder": Option()}, main="station",
+    loads={"weather": "weather_backup:load"},
 )
 NOT_ONE = "no kind"
 '''
@@ -178,3 +186,27 @@ def test_the_documented_package_works(tmp_path: Path, installed: Path) -> None:
     for expected in ("2 files, 22 B, 22 B read", "2 files, 22 B, 0 B read"):
         code, said = run(installed, "backup", "--plan", declared)
         assert (code, expected in said) == (0, True), said
+
+
+def test_what_was_restored_is_loaded_into_a_system_of_its_kind(
+    tmp_path: Path, installed: Path
+) -> None:
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    (folder / "a").write_text("one")
+    declared = plan(tmp_path, f"weather: {{station: oslo, folder: {folder}}}")
+    assert run(installed, "backup", "--plan", declared)[0] == 0
+    restore = ("restore", "reports", "--store", f"{tmp_path}/store", "--to", f"{tmp_path}/out")
+
+    code, said = run(installed, *restore, "--into", f"weather://{tmp_path}/loaded")
+    assert (code, "at it" in said, "loaded 1 reports" in said) == (0, True, True), said
+    assert (tmp_path / "loaded").read_text() == "a"
+    code, said = run(installed, *restore, "--into", f"weather://{tmp_path}/loaded", "--json")
+    answer, _ = json.JSONDecoder().raw_decode(said[said.index("{") :])  # "at it" follows
+    assert (code, answer["loaded"]["reports"]) == (0, 1), said
+
+    (tmp_path / "out" / "oslo" / "a").unlink()
+    for wrong in (("--into", "wether://u:secret@x"), ("--into", "weather://x", "--dry-run")):
+        code, said = run(installed, *restore, *wrong)
+        assert (code, "secret" in said) == (2, False), said
+    assert not (tmp_path / "out" / "oslo" / "a").exists(), "refused before anything is restored"
