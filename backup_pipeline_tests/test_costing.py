@@ -5,6 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from backup_pipeline_tests.test_cli import Shell
@@ -71,6 +72,34 @@ def test_policies_are_compared_on_what_was_measured_or_is_said(shell: Shell) -> 
     assert "CANNOT BE MET: tier local" in slow.out
 
 
+def test_computing_again_is_compared_by_the_runs_that_dagster_knows(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell.good("backup", "vision/a")
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    asked = ("cost", "--tier", "local", "--restores-per-year", "2", "--recompute-per-hour")
+    assert "DAGSTER_HOME is not set" in shell(*asked, "3600").err
+    (shell.root / "home").mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(shell.root / "home"))
+    assert "Dagster knows no run that computed it" in shell.good(*asked, "3600").out
+
+    @dg.asset(key=["vision", "a"])
+    def computed() -> None: ...
+
+    with dg.DagsterInstance.get() as instance:
+        assert dg.materialize([computed], instance=instance).success
+        [run] = instance.get_run_records()
+    assert run.start_time is not None and run.end_time is not None
+    took_s = run.end_time - run.start_time
+    # At a price of one for a second, and hardly anything for 20 kB on a disk.
+    [dear] = shell.good(*asked, "3600", "--json").json["rebuild"]
+    assert dear["rebuild_year"] == pytest.approx(2 * took_s)
+    assert (dear["choice"], dear["rebuild_s"]) == ("backup", pytest.approx(took_s))
+    [free] = shell.good(*asked, "0", "--json").json["rebuild"]
+    assert (free["choice"], free["losses_to_pay"]) == ("rebuild", None)
+    assert "rebuild: computing it again costs less" in shell.good(*asked, "0").out
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -78,6 +107,7 @@ def test_policies_are_compared_on_what_was_measured_or_is_said(shell: Shell) -> 
         (("--size", "big"), "size"),
         (("--prices", "s3"), "no prices are known"),
         (("--rpo", "soon"), "soon"),
+        (("--picture", "no/such/folder/cost.svg"), "cannot be written to no/such/folder"),
     ],
 )
 def test_what_makes_no_sense_is_one_clear_error(

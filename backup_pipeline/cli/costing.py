@@ -13,50 +13,32 @@ from backup_pipeline.cli.options import TIER, verb
 from backup_pipeline.engine.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from backup_pipeline.cost.compare import Option
-    from backup_pipeline.cost.simulate import Measured, Running
+    from backup_pipeline.cost.rebuild import Verdict
+    from backup_pipeline.cost.simulate import Measured
     from backup_pipeline.plan import Dataset
     from backup_pipeline.runner.costing import Bill
 
 __all__ = ["cost", "plan_cost"]
 
 SHOWN_OPTIONS = 15
-_RUNNING = (
-    click.option(
-        "--restores-per-year",
-        type=click.FloatRange(min=0),
-        default=1.0,
-        show_default=True,
-        help="How often all of a dataset is restored.",
+_PRICED = {
+    "--restores-per-year": (None, 1.0, "How often all of a dataset is restored."),
+    "--egress": (1, 1.0, "Share of what is restored that leaves the store's network."),
+    "--backup-per-hour": (None, 0.0, "Price of an hour of backing up: the machine."),
+    "--restore-per-hour": (
+        *(None, 0.0),
+        "Price of an hour of a restore: machines, and people who wait.",
     ),
-    click.option(
-        "--egress",
-        type=click.FloatRange(0, 1),
-        default=1.0,
-        show_default=True,
-        help="Share of what is restored that leaves the store's network.",
-    ),
-    click.option(
-        "--backup-per-hour",
-        type=click.FloatRange(min=0),
-        default=0.0,
-        show_default=True,
-        help="Price of an hour of backing up: the machine.",
-    ),
-    click.option(
-        "--restore-per-hour",
-        type=click.FloatRange(min=0),
-        default=0.0,
-        show_default=True,
-        help="Price of an hour of a restore: machines, and people who wait.",
-    ),
-)
+}
 
 
 def _running(function: Callable[..., int]) -> Callable[..., int]:
-    for option in reversed(_RUNNING):
+    for name, (most, default, about) in reversed(_PRICED.items()):
+        kind = click.FloatRange(0, most)
+        option = click.option(name, type=kind, default=default, show_default=True, help=about)
         function = option(function)
     return function
 
@@ -64,20 +46,66 @@ def _running(function: Callable[..., int]) -> Callable[..., int]:
 @verb(bare=False)
 @TIER
 @_running
-def cost(call: Call, tier: str | None, **running: float) -> int:
+@click.option(
+    "--recompute-per-hour",
+    type=click.FloatRange(min=0),
+    help="Price of an hour of the machines that compute datasets: compares with computing again,"
+    " by the run history of the instance of DAGSTER_HOME.",
+)
+def cost(call: Call, tier: str | None, recompute_per_hour: float | None, **running: float) -> int:
     """Say what backups cost: C = C_store + C_backup + C_restore, a month.
 
     By what each store holds now, at the prices that the plan gives it; in a year, if the datasets
-    grow as they did.
+    grow as they did. With a price of computing, also whether a dataset had better be rebuilt.
     """
+    from dataclasses import asdict
+
     from backup_pipeline.cost.simulate import Running
 
     with call.runner() as runner:
         bills = runner.bills(call.dataset, tier, Running(**running))
         if not bills:
             raise NotFound("nothing is stored that could cost anything", "back up first")
-        call.answer([one.to_json() for one in bills], lambda: _show_bills(bills))
+        document: Any = [one.to_json() for one in bills]
+        if recompute_per_hour is None:
+            call.answer(document, lambda: _show_bills(bills))
+            return 0
+        from backup_pipeline.run_history import recompute_durations
+
+        durations = recompute_durations(list(dict.fromkeys(one.dataset for one in bills)))
+        verdicts = runner.rebuilds(bills, durations, recompute_per_hour, Running(**running))
+        document = {"bills": document, "rebuild": [asdict(one) for one in verdicts]}
+
+        def show() -> None:
+            _show_bills(bills)
+            _show_rebuilds(verdicts, durations)
+
+        call.answer(document, show)
     return 0
+
+
+def _show_rebuilds(verdicts: Sequence[Verdict], durations: Mapping[str, Sequence[float]]) -> None:
+    from backup_pipeline.cli.tables import print_table
+    from backup_pipeline.engine.progress import human_seconds
+
+    rows = [
+        (
+            one.dataset,
+            human_seconds(one.rebuild_s),
+            "–" if one.restore_s is None else human_seconds(one.restore_s),
+            _money(one.rebuild_year),
+            _money(one.backup_year),
+            "never" if one.losses_to_pay is None else f"{one.losses_to_pay:.2g}",
+            f"{one.choice}: {one.reason}",
+        )
+        for one in verdicts
+    ]
+    headings = "dataset >computing >restoring >computed-year >backups-year >losses-to-pay better"
+    if rows:
+        print_table(headings.split(), rows)
+    for key, found in durations.items():
+        if not found:
+            print(f"{key}: Dagster knows no run that computed it; only a backup brings it back")
 
 
 def _show_bills(bills: Sequence[Bill]) -> None:
@@ -99,13 +127,11 @@ def _show_bills(bills: Sequence[Bill]) -> None:
     ]
     headings = "dataset tier prices >stored >objects >store >backup >restore >month >in-a-year"
     print_table(headings.split(), rows)
-    month, year = (sum(costs) for costs in zip(*_totals(bills), strict=True))
-    currency = ", ".join(sorted({one.prices.currency for one in bills}))
-    print(f"in all {_money(month)} a month, {_money(year)} in a year ({currency})")
-
-
-def _totals(bills: Sequence[Bill]) -> list[tuple[float, float]]:
-    return [(one.month.total, one.year.total) for one in bills]
+    for currency in dict.fromkeys(one.prices.currency for one in bills):
+        mine = [one for one in bills if one.prices.currency == currency]
+        month = _money(sum(one.month.total for one in mine))
+        year = _money(sum(one.year.total for one in mine))
+        print(f"in all {month} {currency} a month, {year} in a year")
 
 
 def _money(amount: float) -> str:
@@ -161,8 +187,8 @@ def plan_cost(call: Call, **options: Any) -> int:
             from backup_pipeline.cli.frontier import frontier_picture
 
             text = frontier_picture(f"{spec.key}: cost of a month", everything, best, chosen)
-            Path(options["picture"]).write_text(text)
-        warnings = _missed_windows(spec, measured, running)
+            _write(options["picture"], text)
+        warnings = _missed_windows(spec, measured)
         call.answer(
             _document(spec, measured, best, chosen, warnings, rpo, rto),
             lambda: _show(spec, measured, best, chosen, warnings, rpo, rto),
@@ -206,7 +232,17 @@ def _measured(runner: Any, key: str, options: dict[str, Any]) -> Measured:
         raise
 
 
-def _missed_windows(spec: Dataset, measured: Measured, running: Running) -> list[str]:
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text)
+    except OSError as error:
+        raise UsageError(
+            f"the picture cannot be written to {path}: {error.strerror or error}",
+            "name a file in a directory that is there",
+        ) from None
+
+
+def _missed_windows(spec: Dataset, measured: Measured) -> list[str]:
     """The plan's own tiers whose longest run, a full, takes longer than their cadence."""
     from backup_pipeline.cost.simulate import Policy, simulate
     from backup_pipeline.engine.progress import human_bytes, human_seconds
@@ -214,7 +250,7 @@ def _missed_windows(spec: Dataset, measured: Measured, running: Running) -> list
     said: list[str] = []
     for tier in spec.tiers.values():
         rules = Policy(tier.every, tier.kind, tier.full_every, tier.keep)
-        outcome = simulate(measured, rules, running)
+        outcome = simulate(measured, rules)
         if not outcome.fits and outcome.longest_run_s is not None:
             needed = human_bytes(int(measured.data_bytes / outcome.window_s))
             said.append(

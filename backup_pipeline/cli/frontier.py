@@ -27,6 +27,7 @@ def frontier_picture(
         best: Those on the frontier.
         chosen: The recommended one.
     """
+    money = "/".join(sorted({one.prices.currency for one in options}))
     costs = [max(one.cost.total, 1e-4) for one in options]
     low, high = math.floor(math.log10(min(costs))), math.ceil(math.log10(max(costs)) + 1e-9)
     high = max(high, low + 1)
@@ -44,7 +45,9 @@ def frontier_picture(
     names = list(dict.fromkeys(one.prices.name for one in options))
     colour = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)}
     parts = [_line(_LEFT, y(10**n), _WIDTH - _RIGHT, y(10**n)) for n in range(low, high + 1)]
-    parts += [_text(_LEFT - 8, y(10**n) + 4, f"{10.0**n:g} $", "end") for n in range(low, high + 1)]
+    parts += [
+        _text(_LEFT - 8, y(10**n) + 4, f"{10.0**n:g} {money}", "end") for n in range(low, high + 1)
+    ]
     for seconds in (one for one in _TIMES if first <= math.log10(one) <= last):
         parts.append(_line(x(seconds), _TOP, x(seconds), _HEIGHT - _BOTTOM))
         parts.append(_text(x(seconds), _HEIGHT - _BOTTOM + 18, human_seconds(seconds), "middle"))
@@ -76,7 +79,7 @@ def frontier_picture(
 def _label(one: Option) -> str:
     return (
         f"{one.policy.kind} every {one.policy.every}, {one.keep}, {one.prices.name}:"
-        f" {one.cost.total:.2f} $ a month"
+        f" {one.cost.total:.2f} {one.prices.currency} a month"
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from backup_pipeline.cost.formulas import Cost
+from backup_pipeline.cost.formulas import Cost, backup_cost, restore_cost
 from backup_pipeline.cost.prices import (
     DAYS_PER_MONTH,
     StoragePrices,
@@ -15,6 +15,7 @@ from backup_pipeline.cost.prices import (
     monthly_cost,
     prices_of,
 )
+from backup_pipeline.cost.rebuild import Verdict, rebuild_or_restore, recomputed
 from backup_pipeline.engine.errors import NotFound
 from backup_pipeline.runner.days import is_good
 from backup_pipeline.runner.planned import PlanReader
@@ -22,6 +23,7 @@ from backup_pipeline.runner.planned import PlanReader
 if TYPE_CHECKING:
     from backup_pipeline.cost.simulate import Measured, Running
     from backup_pipeline.engine.format.record import Snapshot
+    from backup_pipeline.plan import Dataset
     from backup_pipeline.plan.places import StoreSpec
 
 __all__ = ["Accountant", "Bill", "measure", "store_prices"]
@@ -156,6 +158,67 @@ class Accountant(PlanReader):
                 )
         return found
 
+    def rebuilds(
+        self,
+        bills: Sequence[Bill],
+        durations_s: Mapping[str, Sequence[float]],
+        price_per_hour: float,
+        running: Running,
+    ) -> list[Verdict]:
+        """For each dataset whose computing is known: had it better be rebuilt than backed up.
+
+        Args:
+            bills: What ``bills`` said.
+            durations_s: By dataset, how long the runs took that computed it.
+            price_per_hour: Of the machines that compute.
+            running: As for ``bills``.
+        """
+        found: list[Verdict] = []
+        for key in dict.fromkeys(one.dataset for one in bills):
+            spec = self.plan.dataset(key)
+            mine = [one for one in bills if one.dataset == key]
+            good = [one for one in self.snapshots(key, mine[0].tier) if is_good(one)]
+            good.sort(key=lambda one: one.captured_at)
+            verdict = _rebuild(spec, mine, durations_s.get(key, ()), price_per_hour, running, good)
+            found += [verdict] if verdict is not None else []
+        return found
+
+
+def _rebuild(
+    spec: Dataset,
+    bills: Sequence[Bill],
+    durations_s: Sequence[float],
+    price_per_hour: float,
+    running: Running,
+    good: Sequence[Snapshot],
+) -> Verdict | None:
+    """One dataset's verdict: all its tiers' backups against computing it again."""
+    history = recomputed(durations_s)
+    if history is None:
+        return None
+    speed = _reading_speed(good)
+    first = next((one for one in bills if one.tier == spec.first_tier.name), bills[0])
+    yearly = running.restores_per_year
+    return rebuild_or_restore(
+        spec.key,
+        history,
+        price_per_hour=price_per_hour,
+        keeping_month=sum(one.month.store + one.month.backup for one in bills),
+        restoring_once=12 * first.month.restore / yearly if yearly else 0.0,
+        restore_s=good[-1].bytes / speed if good and speed else None,
+        losses_per_year=yearly,
+        rto_s=spec.rto.total_seconds() if spec.rto is not None else None,
+    )
+
+
+def _reading_speed(good: Sequence[Snapshot]) -> float | None:
+    """Bytes a second of the last full that read something: about what a restore reaches too."""
+    for one in reversed(good):
+        took_s = (one.finished_at - one.started_at).total_seconds()
+        if one.kind == "full" and one.read_bytes and took_s > 0:
+            return one.read_bytes / took_s
+    return None
+
 
 def _bill(
     dataset: str,
@@ -186,8 +249,11 @@ def _bill(
         restore_reads=restored / 2**23,
         egress=running.egress,
     )
-    cost = monthly_cost(prices, usage)
-    cost += Cost(backup=took_s * running.backup_per_hour / 3600)
+    speed = _reading_speed(good)
+    cost = monthly_cost(prices, usage) + Cost(
+        backup=backup_cost(1, took_s, running.backup_per_hour),
+        restore=restore_cost(restored / speed if speed else 0.0, running.restore_per_hour),
+    )
     return Bill(
         dataset, tier, prices, sum(sizes), len(sizes), cost, cost.times(max(0.0, 1 + growth))
     )

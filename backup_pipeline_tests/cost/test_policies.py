@@ -22,6 +22,7 @@ from backup_pipeline.cost.compare import (
     usual_policies,
 )
 from backup_pipeline.cost.prices import PRICES, prices_of
+from backup_pipeline.cost.rebuild import rebuild_or_restore, recomputed
 from backup_pipeline.cost.simulate import Measured, Policy, Running, simulate
 from backup_pipeline.engine import store as store_module
 from backup_pipeline.engine.errors import NotFound
@@ -244,3 +245,38 @@ def test_a_bill_is_for_what_the_store_holds(
     assert (bill.stored_bytes, bill.objects) == (sum(held), len(held))
     assert bill.prices.name == "local-disk" and bill.month.store > 0
     assert bill.year.total >= bill.month.total
+
+
+@pytest.mark.parametrize(
+    ("hours", "price", "keeping", "rto_hours", "choice", "losses"),
+    [
+        # Nine hours at 20 $ once a year, against 12 * 5 $ and 10 $ for a restore.
+        (9, 20, 5, None, "backup", 60 / 170),
+        (1, 20, 5, None, "rebuild", 60 / 10),
+        (1, 5, 5, None, "rebuild", None),  # a restore costs more than computing: never
+        (9, 1, 5, 8, "backup", None),  # cheap, and too late
+        (9, 1, 5, 1, "rebuild", None),  # a restore is too late as well
+    ],
+)
+def test_what_is_computed_again_is_cheaper_and_in_time_or_not(
+    hours: float,
+    price: float,
+    keeping: float,
+    rto_hours: float | None,
+    choice: str,
+    losses: float | None,
+) -> None:
+    history = recomputed([hours * 3600])
+    assert history is not None
+    found = rebuild_or_restore(
+        "a",
+        history,
+        price_per_hour=price,
+        keeping_month=keeping,
+        restoring_once=10,
+        restore_s=2 * 3600,
+        losses_per_year=1,
+        rto_s=None if rto_hours is None else rto_hours * 3600,
+    )
+    assert (found.choice, found.losses_to_pay) == (choice, pytest.approx(losses))
+    assert (found.rebuild_year, found.backup_year) == (hours * price, 12 * keeping + 10)
