@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 Event = dict[str, Any]
+Places = Mapping[str, Mapping[str, str]]
 
 VERBS = (
     "backfill",
@@ -84,6 +85,7 @@ def run_in_process(
     now: datetime | None = None,
     on_event: Callable[[Event], None] | None = None,
     environ: Mapping[str, str] | None = None,
+    places: Places | None = None,
 ) -> Any:
     """Run one verb of the runner in a child process and wait for its answer.
 
@@ -94,6 +96,7 @@ def run_in_process(
         now: The time at which the child's clock begins; default: the real one.
         on_event: Is told each progress event: the fields of ``Progress``, and ``line``.
         environ: The child's environment; default: this process's.
+        places: Where assets were written, by key and partition; None: the runner finds out.
 
     Returns:
         The answer's ``to_json()``; a list of them where the verb answers with a list.
@@ -102,7 +105,7 @@ def run_in_process(
         BackupError: As the verb raised it in the child, of the same class.
         EngineCrashed: The child died or met an unexpected error.
     """
-    request = _request(plan, verb, arguments, now)
+    request = _request(plan, verb, arguments, now, places)
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "backup_pipeline.process"],
         stdin=subprocess.PIPE,
@@ -141,9 +144,10 @@ def run_here(
     now: datetime | None = None,
     on_event: Callable[[Event], None] | None = None,
     environ: Mapping[str, str] | None = None,
+    places: Places | None = None,
 ) -> Any:
     """Run one verb in this process; all else as ``run_in_process``."""
-    request = _request(plan, verb, arguments, now)
+    request = _request(plan, verb, arguments, now, places)
     return _run(request, on_event or _ignore, os.environ if environ is None else environ)
 
 
@@ -152,7 +156,11 @@ def _ignore(_: Event) -> None:
 
 
 def _request(
-    plan: Plan, verb: str, arguments: Mapping[str, Any], now: datetime | None
+    plan: Plan,
+    verb: str,
+    arguments: Mapping[str, Any],
+    now: datetime | None,
+    places: Places | None,
 ) -> dict[str, Any]:
     if verb not in VERBS:
         raise errors.UsageError(f"no verb {verb!r}", f"one of {', '.join(VERBS)}")
@@ -161,6 +169,7 @@ def _request(
         "verb": verb,
         "arguments": {name: _plain(value) for name, value in arguments.items()},
         "now": _plain(now),
+        "places": places,
     }
 
 
@@ -331,7 +340,9 @@ def _run(
     clock = _clock(request["now"])
     from backup_pipeline.runner import Runner
 
-    with Runner(plan, clock=clock, environ=environ, report=report) as runner:
+    places: Places | None = request["places"]
+    known = None if places is None else lambda key: places.get(key, {})
+    with Runner(plan, clock=clock, environ=environ, report=report, places=known) as runner:
         return _answer(getattr(runner, request["verb"])(**_arguments(request["arguments"])))
 
 

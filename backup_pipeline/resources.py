@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -19,6 +20,7 @@ from backup_pipeline.engine.errors import (
     StoreError,
     UsageError,
 )
+from backup_pipeline.event_log import asset_places
 from backup_pipeline.metadata import key
 from backup_pipeline.plan import Plan, load_plan
 from backup_pipeline.process import EngineCrashed, run_here, run_in_process
@@ -99,6 +101,11 @@ class BackupResource(dg.ConfigurableResource):
         ),
     )
     _plan: Plan | None = PrivateAttr(default=None)
+    _instance: dg.DagsterInstance | None = PrivateAttr(default=None)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Remember the run's instance, whose event log says where assets were written."""
+        self._instance = context.instance
 
     def run(
         self,
@@ -126,7 +133,15 @@ class BackupResource(dg.ConfigurableResource):
         given = {name: value for name, value in arguments.items() if value is not None}
         report = ProgressLog(log) if log else None
         run = run_in_process if self.own_process else run_here
-        return run(plan, verb, given, now=now, on_event=report, environ=environ)
+        return run(
+            plan,
+            verb,
+            given,
+            now=now,
+            on_event=report,
+            environ=environ,
+            places=self._places(plan, given.get("dataset")),
+        )
 
     def runner(self, *, now: datetime | None = None) -> Runner:
         """A runner in this process, for verbs that move no content: ``find``, ``snapshots``.
@@ -134,7 +149,21 @@ class BackupResource(dg.ConfigurableResource):
         Use it in a ``with`` block; it keeps its stores open.
         """
         plan, environ = self._ready()
-        return Runner(plan, clock=(lambda: now) if now else utc_now, environ=environ)
+        instance = self._instance
+        places = None if instance is None else partial(asset_places, instance)
+        clock = (lambda: now) if now else utc_now
+        return Runner(plan, clock=clock, environ=environ, places=places)
+
+    def _places(self, plan: Plan, dataset: str | None) -> dict[str, dict[str, str]] | None:
+        """Where the assets were written that the verb may read; None outside a run."""
+        if self._instance is None:
+            return None
+        keys = [
+            spec.source.options["key"]
+            for key, spec in plan.datasets.items()
+            if spec.source.kind == "asset" and dataset in (None, key)
+        ]
+        return {key: asset_places(self._instance, key) for key in keys}
 
     def _ready(self) -> tuple[Plan, dict[str, str]]:
         """The plan and environment, with the S3 settings of Dagster's resources put in.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -15,6 +16,7 @@ import dagster as dg
 from backup_pipeline.assets import latest_storage_id
 from backup_pipeline.checks import COMPLETE
 from backup_pipeline.engine.errors import BackupError
+from backup_pipeline.event_log import asset_places
 from backup_pipeline.jobs import TierJob
 from backup_pipeline.metadata import (
     FINGERPRINT_TAG,
@@ -67,7 +69,12 @@ def build_change_sensor(jobs: Sequence[TierJob], wiring: Wiring) -> dg.SensorDef
     if not chosen:
         return None
     running = wiring.plan.automation
-    fingerprints = Fingerprints(lambda dataset: Runner(wiring.plan).fingerprint(dataset))
+
+    def fingerprint(dataset: str, instance: dg.DagsterInstance) -> str:
+        places = partial(asset_places, instance)
+        return Runner(wiring.plan, places=places).fingerprint(dataset)
+
+    fingerprints = Fingerprints(fingerprint)
 
     @dg.sensor(
         name=wiring.named("change_sensor"),
@@ -79,7 +86,10 @@ def build_change_sensor(jobs: Sequence[TierJob], wiring: Wiring) -> dg.SensorDef
         description="Backs a dataset up when it changed, at most as often as its policy allows.",
     )
     def change_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        watch = Watch(wiring, chosen, context.instance, fingerprints.take)
+        def take(dataset: str) -> str:
+            return fingerprints.take(dataset, context.instance)
+
+        watch = Watch(wiring, chosen, context.instance, take)
         answer = watch.tick(context.cursor)
         for line in watch.problems:
             context.log.warning(line)
@@ -95,16 +105,16 @@ class Fingerprints:
     no second one is begun for the same dataset, and its answer is taken when it is there.
 
     Args:
-        take: Gives a dataset's fingerprint; may be slow.
+        take: Gives a dataset's fingerprint by its key and what else it is asked with; may be slow.
         patience_s: How long to wait for one.
     """
 
-    def __init__(self, take: Callable[[str], str], *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, take: Callable[..., str], *, patience_s: float = PATIENCE_S) -> None:
         self._take = take
         self._patience_s = patience_s
         self._running: dict[str, Future[str]] = {}
 
-    def take(self, dataset: str) -> str:
+    def take(self, dataset: str, *more: Any) -> str:
         """The fingerprint of a dataset.
 
         Raises:
@@ -115,7 +125,7 @@ class Fingerprints:
         if future is None:
             future = self._running[dataset] = Future()
             # A daemon thread does not keep the code server from ending.
-            threading.Thread(target=self._run, args=(dataset, future), daemon=True).start()
+            threading.Thread(target=self._run, args=(dataset, more, future), daemon=True).start()
         try:
             answer = future.result(timeout=self._patience_s)
         finally:
@@ -123,9 +133,9 @@ class Fingerprints:
                 del self._running[dataset]
         return answer
 
-    def _run(self, dataset: str, future: "Future[str]") -> None:
+    def _run(self, dataset: str, more: tuple[Any, ...], future: "Future[str]") -> None:
         try:
-            future.set_result(self._take(dataset))
+            future.set_result(self._take(dataset, *more))
         except BaseException as error:
             future.set_exception(error)
 

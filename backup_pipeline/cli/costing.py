@@ -70,9 +70,9 @@ def cost(call: Call, tier: str | None, recompute_per_hour: float | None, **runni
         if recompute_per_hour is None:
             call.answer(document, lambda: _show_bills(bills))
             return 0
-        from backup_pipeline.run_history import recompute_durations
+        from backup_pipeline.asking import ask_event_log
 
-        durations = recompute_durations(list(dict.fromkeys(one.dataset for one in bills)))
+        durations = ask_event_log("durations", list(dict.fromkeys(one.dataset for one in bills)))
         verdicts = runner.rebuilds(bills, durations, recompute_per_hour, Running(**running))
         document = {"bills": document, "rebuild": [asdict(one) for one in verdicts]}
 

@@ -49,7 +49,7 @@ class SourceSpec:
     @property
     def place(self) -> str:
         """The path or URL as written, for messages; never a secret."""
-        where = self.options.get("path") or self.options.get("url")
+        where = self.options.get("path") or self.options.get("url") or self.options.get("key")
         if is_mapping(where):
             named = "env" if "env" in where else "file"
             return f"{{{named}: {where[named]}}}"

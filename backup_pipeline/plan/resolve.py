@@ -238,6 +238,8 @@ def _source(written: DatasetWritten, key: str) -> SourceSpec:
         reader = "files" if "path" in filled else "objects"
     if written.exclude:
         filled["exclude"] = list(written.exclude)
+    if kind == "asset":
+        filled.setdefault("key", key)
     return SourceSpec(reader, filled, by_day=by_day, written_kind=kind)
 
 

@@ -47,7 +47,6 @@ LATER = (
     "gcs",
     "azure",
     "sftp",
-    "asset",
 )
 """Kinds that a plan may name already; a run says that they are not installed."""
 
@@ -164,6 +163,15 @@ BUILT_IN: Mapping[str, SourceKind] = {
             slices=True,
             excludes=True,
             check=_check_day_paths,
+        ),
+        SourceKind(  # its places come from Dagster's event log
+            "asset",
+            "backup_pipeline.sources.asset:open_asset",
+            {"key": Option(), **{name: Option() for name in (*_S3, "addressing")}},
+            main="key",
+            slices=True,
+            excludes=True,
+            per_asset=True,
         ),
     )
 }

@@ -78,6 +78,8 @@ class PlanReader(Reader):
         clock: Tells the time (aware); the day of a backup follows from it.
         environ: Where references to environment variables are looked up.
         report: Is told how far a long verb has come.
+        places: Says where an asset was last written, by its key: by partition, or under ``""``;
+            by default the event log of the instance of DAGSTER_HOME is asked.
     """
 
     def __init__(
@@ -87,8 +89,11 @@ class PlanReader(Reader):
         clock: Callable[[], datetime] = utc_now,
         environ: Mapping[str, str] = os.environ,
         report: Report | None = None,
+        places: Callable[[str], Mapping[str, str]] | None = None,
     ) -> None:
         self.plan = plan
+        self._places = places or self._ask_places
+        self._asked_places: dict[str, Mapping[str, str]] = {}
         self._environ = environ
         self._out_of_reach: set[str] = set()  # tiers that this verb could not ask
         super().__init__(
@@ -236,8 +241,17 @@ class PlanReader(Reader):
         from backup_pipeline.sources import open_source
 
         options = spec.source.resolved(self._environ)
+        if spec.source.kind == "asset":
+            options["places"] = self._places(options["key"])
         slice_day = day if spec.holds == "slice" else None
         return open_source(spec.source.kind, options, day=slice_day, zone=self.plan.zone)
+
+    def _ask_places(self, key: str) -> Mapping[str, str]:
+        from backup_pipeline.asking import ask_event_log
+
+        if key not in self._asked_places:
+            self._asked_places |= ask_event_log("places", [key], self._environ)
+        return self._asked_places[key]
 
     # -- standing
 
