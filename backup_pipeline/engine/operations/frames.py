@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -130,6 +130,16 @@ class FramePlan:
 
     def __len__(self) -> int:
         return len(self._pieces[0])
+
+    def leave_out(self, had: Set[tuple[int, int]]) -> None:
+        """Want some chunks no more: pairs of a row and where the chunk lies in its content."""
+        row, at, _, _ = self._pieces
+        pairs = zip(row.tolist(), at.tolist(), strict=True)
+        keep = np.flatnonzero([pair not in had for pair in pairs])
+        self._pieces = tuple(column[keep] for column in self._pieces)
+        self._ids = b"".join(self._ids[n * ID_BYTES : (n + 1) * ID_BYTES] for n in keep.tolist())
+        self._frames = tuple(column[keep] for column in self._frames)
+        self._starts = _starts(self._frames)
 
     def stored_bytes(self) -> int:
         """Sealed bytes of all wanted frames, each counted once."""

@@ -40,12 +40,13 @@ from backup_pipeline.engine.operations.restore_plan import MADE, WITH_BYTES, Pla
 from backup_pipeline.engine.operations.restore_report import RestoreReport
 from backup_pipeline.engine.operations.rows import Row, rows_of
 from backup_pipeline.engine.operations.selection import Batches, select
+from backup_pipeline.engine.operations.standing import Standing
 from backup_pipeline.engine.operations.target import Target
 from backup_pipeline.engine.progress import Meter, Report
 from backup_pipeline.engine.repository import Repository
 from backup_pipeline.engine.segments import ahead
 
-__all__ = ["RestoreReport", "restore", "restore_rows"]
+__all__ = ["RestoreReport", "restore", "restore_chosen", "restore_rows"]
 
 
 def restore(
@@ -85,7 +86,16 @@ def restore(
             f" {', '.join(include)}",
             "`backup-pipeline ls` lists its paths; globs match whole paths, ** crosses folders",
         )
-    result = _restore(repository, snapshot, chosen, target, dry_run, report, donors)
+    result = restore_chosen(
+        repository,
+        snapshot,
+        chosen,
+        target,
+        dry_run=dry_run,
+        report=report,
+        donors=donors,
+        total_bytes=None if include else snapshot.bytes,
+    )
     if notice is not None:
         result.notices.insert(0, notice)
     return result
@@ -102,18 +112,37 @@ def restore_rows(
 ) -> RestoreReport:
     """Restore some rows of a snapshot's manifest from nowhere else; see ``restore``."""
     slices = [rows.slice(at, BATCH_ROWS) for at in range(0, len(rows), BATCH_ROWS)]
-    return _restore(repository, snapshot, lambda: iter(slices), target, dry_run, report)
+    return restore_chosen(
+        repository, snapshot, lambda: iter(slices), target, dry_run=dry_run, report=report
+    )
 
 
-def _restore(
+def restore_chosen(
     repository: Repository,
     snapshot: Snapshot,
     batches: Batches,
     target: Path,
-    dry_run: bool,
-    report: Report | None,
+    *,
+    dry_run: bool = False,
+    report: Report | None = None,
     donors: Donors | None = None,
+    standing: Target | None = None,
+    total_bytes: int | None = None,
 ) -> RestoreReport:
+    """Restore chosen entries of a snapshot; see ``restore``.
+
+    Args:
+        repository: Where it is.
+        snapshot: Which.
+        batches: The rows; read twice.
+        target: Directory to restore to.
+        dry_run: Only tell.
+        report: Is told the progress.
+        donors: Who may hold what is missing or damaged here.
+        standing: Where older states of the files stand, to copy equal parts from; default: the
+            target itself, for large files.
+        total_bytes: Their logical bytes, where known: then progress tells the time left.
+    """
     result = RestoreReport(
         snapshot.id,
         snapshot.dataset,
@@ -125,7 +154,11 @@ def _restore(
     place = Target(target, create=not dry_run)
     try:
         fallback = Fallback(donors, snapshot, result.notice) if donors is not None else None
-        _Restore(repository, batches, place, result, report, fallback).run()
+        keys = repository.keys
+        near = Standing(standing, keys, least_bytes=1) if standing else Standing(place, keys)
+        run = _Restore(repository, batches, place, result, report, fallback, near)
+        run.meter.total_bytes = total_bytes
+        run.run()
         if donors is not None and fallback is not None and fallback.packs:
             fallback.tell()
             result.damaged_packs = len(fallback.packs)
@@ -146,7 +179,9 @@ class _Restore:
         result: RestoreReport,
         report: Report | None,
         fallback: Fallback | None,
+        standing: Standing,
     ) -> None:
+        self.standing = standing
         self.repository = repository
         self.fallback = fallback
         self.batches = batches
@@ -176,7 +211,9 @@ class _Restore:
                 with at:
                     work = planner.plan(table)
                 self._count(work)
-                if not result.dry_run:
+                if result.dry_run:
+                    self._tell_reading(work, table)
+                else:
                     self._write(work, table, fetcher)
         if not result.dry_run:
             self._finish()
@@ -214,8 +251,7 @@ class _Restore:
         self.folders.append(table.filter(pc.equal(table.column("type"), "directory")))
         with Refusals(self.target, b"") as at:
             self._make_folders(work, at)
-        wanted = table.select(["chunks"]).take(pa.array(work.wanted, pa.int64()))
-        self._write_files(work, FramePlan(wanted), fetcher)
+        self._write_files(work, table, fetcher)
         with Refusals(self.target, b"") as at:
             for number in work.right:
                 row = work.rows[number]
@@ -273,12 +309,34 @@ class _Restore:
         work.links = [link for link in work.links if not holds(rows[link[0]].path)]
         work.symlinks = [number for number in work.symlinks if not holds(rows[number].path)]
 
-    def _write_files(self, work: Work, plan: FramePlan, fetcher: Fetcher) -> None:
-        assembly = self.assembly
+    def _tell_reading(self, work: Work, table: pa.Table) -> None:
+        """What would be fetched for a batch, and what copied."""
+        plan, had = _frames_of(work, table), set[tuple[int, int]]()
+        for number, at, content in self.standing.pieces(work.rows, work.wanted, table):
+            had.add((number, at))
+            self.result.copied_bytes += len(content)
+        plan.leave_out(had)
+        self.result.fetched_bytes += plan.stored_bytes()
+
+    def _copy_near(self, work: Work, table: pa.Table, plan: FramePlan) -> None:
+        """Put what stands nearby already; the rest is fetched."""
+        had: set[tuple[int, int]] = set()
+        for number, at, content in self.standing.pieces(work.rows, work.wanted, table):
+            self.assembly.put([(number, at, content)])
+            had.add((number, at))
+            self.result.copied_bytes += len(content)
+            self.meter.add(len(content), 0)
+        if had:
+            plan.leave_out(had)
+        self.result.fetched_bytes += plan.stored_bytes()
+
+    def _write_files(self, work: Work, table: pa.Table, fetcher: Fetcher) -> None:
+        plan, assembly = _frames_of(work, table), self.assembly
         rows = [work.rows[number] for number in work.wanted]
         beside = {place for place, number in enumerate(work.wanted) if number in work.in_place}
         try:
             assembly.begin(rows, plan.row_bytes, beside)
+            self._copy_near(work, table, plan)
             lost: list[Loss] = []
             for content in fetcher.contents(plan.fetches()):
                 assembly.put(content.pieces)
@@ -369,3 +427,8 @@ class _Restore:
             self._tell(row, set_metadata(fd, row, found_of(fd), owners=self.owners, fresh=False))
         finally:
             os.close(fd)
+
+
+def _frames_of(work: Work, table: pa.Table) -> FramePlan:
+    """The frames of a batch's wanted files."""
+    return FramePlan(table.select(["chunks"]).take(pa.array(work.wanted, pa.int64())))

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from blake3 import blake3
 
 from backup_pipeline.engine.errors import BackupError
-from backup_pipeline.engine.operations.assembly import extents
+from backup_pipeline.engine.operations.readback import has_content
 from backup_pipeline.engine.operations.refusals import (
     BELOW_REFUSED,
     Refusals,
@@ -28,7 +27,6 @@ __all__ = ["MADE", "WITH_BYTES", "Planner", "Work"]
 WITH_BYTES = frozenset({"file", "object"})
 MADE = frozenset({*WITH_BYTES, "directory", "symlink"})
 _LOST = frozenset({"unreadable", "vanished"})
-_ZEROS_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -209,25 +207,7 @@ class Planner:
         """Whether an existing file already holds the wanted bytes; it is read to know."""
         if not stat.S_ISREG(found.st_mode) or found.st_size != row.size:
             return False
-        try:
-            fd = self._target.open_read(row.path)
-        except PermissionError:
-            return False  # it can be replaced all the same
-        try:
-            return self._has_chunks(fd, row, chunks) and _has_zeros(fd, row.holes or ())
-        finally:
-            os.close(fd)
-
-    def _has_chunks(self, fd: int, row: Row, chunks: Any) -> bool:
-        at = 0
-        for chunk in chunks:
-            digest = blake3(key=self._identity_key)
-            for offset, _, length in extents(row.holes, at, chunk["size"]):
-                digest.update(os.pread(fd, length, offset))
-            if digest.digest() != chunk["id"]:
-                return False
-            at += chunk["size"]
-        return True
+        return has_content(self._target, row, chunks, self._identity_key)
 
 
 def _lists(table: pa.Table) -> Any:
@@ -236,18 +216,3 @@ def _lists(table: pa.Table) -> Any:
 
 def _name(row: Row, first: _First | None, there: os.stat_result) -> tuple[bytes, int, int]:
     return row.path if first is None else first.path, there.st_dev, there.st_ino
-
-
-def _has_zeros(fd: int, holes: Any) -> bool:
-    for hole in holes:
-        at, end = hole["offset"], hole["offset"] + hole["length"]
-        while at < end:
-            try:
-                at = os.lseek(fd, at, os.SEEK_DATA)
-            except OSError:
-                break  # nothing but a hole from here on
-            content = os.pread(fd, max(0, min(_ZEROS_BYTES, end - at)), at)
-            if content.strip(b"\0"):
-                return False
-            at += max(1, len(content))
-    return True

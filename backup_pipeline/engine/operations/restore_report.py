@@ -25,6 +25,8 @@ class RestoreReport:
         written_bytes: Their logical bytes.
         skipped_files: Files that were there and right already.
         replaced_files: Other files and links that were, or would be, replaced.
+        fetched_bytes: Sealed bytes asked of the store for them.
+        copied_bytes: Logical bytes that were copied from what stood there instead.
         elsewhere: Bytes that were had elsewhere for damaged packs, by tier; of this one where
             another of its packs held the same.
         damaged_packs: Packs of which something was lost.
@@ -32,6 +34,8 @@ class RestoreReport:
         notices: What else is worth knowing.
         duration_s: Seconds it took.
         speed_bytes_per_s: S = D / T over the bytes wanted.
+        estimate: Under ``dry_run``: from where it would be read, how long that takes, and by which
+            rate that is said.
     """
 
     snapshot: str
@@ -48,6 +52,8 @@ class RestoreReport:
     written_bytes: int = 0
     skipped_files: int = 0
     replaced_files: int = 0
+    fetched_bytes: int = 0
+    copied_bytes: int = 0
     elsewhere: dict[str, int] = field(default_factory=dict[str, int])
     damaged_packs: int = 0
     damage: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
@@ -55,6 +61,7 @@ class RestoreReport:
     notices: list[str] = field(default_factory=list[str])
     duration_s: float = 0.0
     speed_bytes_per_s: float = 0.0
+    estimate: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Fields by name."""
