@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 
-__all__ = ["Folders", "split"]
+__all__ = ["SIDE_FOLDER", "Folders", "split"]
 
+SIDE_FOLDER = ".backup-pipeline-in-place"
+"""What a restore in place keeps aside lies in a folder of this name, and is never backed up."""
 MOST_OPEN_FOLDERS = 64
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -16,7 +16,7 @@ from operator import attrgetter
 from stat import S_IFREG, S_ISDIR
 from typing import TYPE_CHECKING, Any
 
-from backup_pipeline.engine.folders import Folders
+from backup_pipeline.engine.folders import SIDE_FOLDER, Folders
 from backup_pipeline.sources.base import GOOD, SKIPPED, scan_schema
 from backup_pipeline.sources.file_reader import lost, type_of
 
@@ -168,6 +168,8 @@ class Folder:
         self._prefix = path + b"/" if path else b""
         self._excluded = excluded
         names = os.listdir(folders.descriptor(path))
+        if SIDE_FOLDER in names:
+            names.remove(SIDE_FOLDER)
         self._names = os.fsencode("\0".join(names)).split(b"\0") if names else []
         if excluded is not None:
             self._names = [name for name in self._names if not excluded(self._prefix + name)]
