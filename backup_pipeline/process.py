@@ -57,6 +57,7 @@ VERBS = (
     "prune",
     "repair",
     "restore",
+    "restore_in_place",
     "snapshots",
     "status",
     "verify",

@@ -671,3 +671,27 @@ def test_the_doctor_tells_what_the_dagster_instance_lacks(
     suited = shell("doctor", "--json")
     assert all("daemon" in message for message in _problems(suited))
     assert not any("concurrency" in str(one["next"]) for one in suited.json["findings"])
+
+
+def test_a_restore_in_place_is_told_done_undone_and_accepted(shell: Shell) -> None:
+    shell.good("backup")
+    (shell.root / "data" / "a.txt").write_text("spoilt")
+    (shell.root / "data" / "extra").write_text("mine")
+    told = shell.good("restore", "--in-place", "--dry-run")
+    assert "would make" in told.out and "assumed" in told.out and "1 file, 4 B" in told.out
+    done = shell.good("restore", "--in-place", "--delete", "--json").json
+    assert (done["written_files"], done["removed_files"], done["verified"]) == (1, 1, True)
+    assert (shell.root / "data" / "a.txt").read_text() == "one"
+    assert "equal to vision/a" in shell.good("restore", "--in-place", "--delete").out
+    refused = shell("restore", "--in-place", "--day", TODAY.isoformat())
+    assert refused.code == 2 and "--accept" in refused.err
+    shutil.move(shell.root / "stores", shell.root / "out of reach")  # it needs none
+    assert shell.good("restore", "--undo", "--json").json["files"] == 2
+    assert (shell.root / "data" / "a.txt").read_text() == "spoilt"
+    assert (shell.root / "data" / "extra").read_text() == "mine"
+    shutil.move(shell.root / "out of reach", shell.root / "stores")
+    shell.good("restore", "--in-place", "--to", "data")
+    assert "dropped" in shell.good("restore", "--accept", "--to", "data").out
+    assert shell("restore", "--undo").code == 3
+    for words in (("--in-place", "--undo"), ("--to", "x", "--delete"), ("--in-place", "--to", "")):
+        assert shell("restore", *words).code == 2

@@ -28,9 +28,21 @@ SHOWN_LINES = 20
 @DAY
 @AT
 @SNAPSHOT
+@click.option(
+    "--before-change",
+    "changed",
+    metavar="GLOB",
+    multiple=True,
+    help="The newest snapshot from before the newest change of these files. May be repeated.",
+)
 @INCLUDE
 @click.option("--into", metavar="URL", help="A database to load what was restored into.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be written.")
+@click.option("--in-place", is_flag=True, help="Make where the dataset lives, or DIR, equal to it.")
+@click.option("--delete", is_flag=True, help="In place: move aside what the snapshot has not.")
+@click.option("--checksum", is_flag=True, help="In place: read every file to know if it differs.")
+@click.option("--undo", is_flag=True, help="Put back what a restore in place replaced.")
+@click.option("--accept", is_flag=True, help="Drop what a restore in place replaced.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done, and how long it takes.")
 def restore(
     call: Call,
     to: str | None,
@@ -38,19 +50,48 @@ def restore(
     day: datetime | None,
     at: str | None,
     snapshot: str | None,
+    changed: tuple[str, ...],
     include: tuple[str, ...],
     into: str | None,
+    in_place: bool,
+    delete: bool,
+    checksum: bool,
+    undo: bool,
+    accept: bool,
     dry_run: bool,
 ) -> int:
     """Restore a snapshot, or some of its files.
 
     Without a selector: the newest good snapshot. Files that are there and right are kept, so an
     interrupted restore goes on where it stopped; what is there besides stays.
+
+    With --in-place only what differs is moved, and what was there is kept until you --accept the
+    new state, or --undo it.
     """
+    from backup_pipeline.cli import in_place as place
     from backup_pipeline.runner import parse_time
 
-    if not to:
-        raise click.UsageError("restore needs --to DIR, and DIR is not empty")
+    place.check_options(
+        to=to, in_place=in_place, undo=undo, accept=accept, delete=delete, checksum=checksum
+    )
+    if into is not None and (in_place or undo or accept):
+        raise click.UsageError("--into loads what is restored with --to")
+    if undo or accept:
+        return place.end(call, to, day_or_none(day), accepted=accept)
+    if in_place:
+        wish = {
+            "tier": tier,
+            "day": day_or_none(day),
+            "at": at,
+            "snapshot": snapshot,
+            "changed": changed,
+            "include": include,
+            "delete": delete,
+            "checksum": checksum,
+            "dry_run": dry_run,
+        }
+        return place.restore_in_place(call, to, wish)
+    assert to is not None
     loading = Loading(into, partly=bool(include) or dry_run)
     with call.reader() as reader:
         report = reader.restore(
@@ -60,6 +101,7 @@ def restore(
             day=day_or_none(day),
             at=parse_time(at, reader.zone) if at else None,
             snapshot=snapshot,
+            changed=changed,
             include=include,
             dry_run=dry_run,
         )
@@ -70,6 +112,7 @@ def restore(
 
 
 def _show_restore(report: RestoreReport, loading: Loading) -> None:
+    from backup_pipeline.cli.in_place import show_estimate
     from backup_pipeline.cli.tables import count
     from backup_pipeline.engine.progress import human_bytes, human_seconds
 
@@ -88,6 +131,11 @@ def _show_restore(report: RestoreReport, loading: Loading) -> None:
         f" already right: {count(report.skipped_files, 'file')};"
         f" replaced: {count(report.replaced_files, 'file')}"
     )
+    print(
+        f"  {'to fetch' if report.dry_run else 'fetched'}: {human_bytes(report.fetched_bytes)};"
+        f" copied from what is there: {human_bytes(report.copied_bytes)}"
+    )
+    show_estimate(report.estimate)
     for tier, size_bytes in report.elsewhere.items():
         where = f"{tier} itself, by parity or from other packs," if tier == report.tier else tier
         print(f"  had from tier {where} for damaged packs: {human_bytes(size_bytes)}")

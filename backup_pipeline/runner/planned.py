@@ -155,6 +155,10 @@ class PlanReader(Reader):
         """
         return self._source(self.plan.dataset(dataset), day or self.last_closed_day())
 
+    def source_of(self, dataset: str, day: date | None = None) -> Source | None:
+        """A dataset's source."""
+        return self.source(dataset, day)
+
     # -- days
 
     def today(self) -> date:

@@ -13,16 +13,21 @@ from typing import TYPE_CHECKING
 from backup_pipeline.engine.errors import BackupError, NotFound, UsageError
 from backup_pipeline.runner.days import is_good
 from backup_pipeline.runner.finding import Finder
+from backup_pipeline.runner.restoring import choose, estimate, home_of, in_place, learn
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.format.record import Snapshot
     from backup_pipeline.engine.manifest import Entry
     from backup_pipeline.engine.operations.content import SnapshotContent
     from backup_pipeline.engine.operations.diff import Change
+    from backup_pipeline.engine.operations.donors import Donors
     from backup_pipeline.engine.operations.drill import DrillReport
+    from backup_pipeline.engine.operations.in_place_report import InPlaceReport
     from backup_pipeline.engine.operations.restore import RestoreReport
     from backup_pipeline.engine.operations.verify import VerifyReport
+    from backup_pipeline.engine.progress import Report
     from backup_pipeline.engine.repository import Repository
+    from backup_pipeline.sources.base import Source
 
 __all__ = ["Reader", "parse_share"]
 
@@ -111,6 +116,7 @@ class Reader(Finder):
         day: date | None = None,
         at: datetime | None = None,
         snapshot: str | None = None,
+        changed: Sequence[str] = (),
         include: Sequence[str] = (),
         dry_run: bool = False,
     ) -> RestoreReport:
@@ -122,15 +128,17 @@ class Reader(Finder):
             dataset: The dataset's key.
             to: The directory; made where it is not there.
             tier: As ``find`` takes it, as are ``day``, ``at`` and ``snapshot``.
+            changed: Globs; the newest snapshot from before their newest change is restored.
             include: Globs over paths; all without them.
-            dry_run: Only say what would be written.
+            dry_run: Only say what would be written, from where, and how long it would take.
 
         Raises:
             NotFound: There is no such snapshot.
             DamageError: What is stored is not what was backed up.
         """
-        repository, found = self.find(dataset, tier=tier, day=day, at=at, snapshot=snapshot)
-        from backup_pipeline.engine.operations.donors import Donors
+        repository, found, notice = choose(
+            self, dataset, tier=tier, day=day, at=at, snapshot=snapshot, changed=changed
+        )
         from backup_pipeline.engine.operations.restore import restore
 
         report = restore(
@@ -139,9 +147,15 @@ class Reader(Finder):
             Path(to),
             include=tuple(include),
             dry_run=dry_run,
-            donors=Donors(repository, lambda: self._siblings(dataset, repository)),
+            donors=self.donors(dataset, repository),
             report=self._report,
         )
+        if dry_run:
+            size_bytes = report.written_bytes - report.copied_bytes
+            report.estimate = estimate(self, dataset, report.tier, size_bytes)
+        learn(self, dataset, report)
+        if notice is not None:
+            report.notice(notice)
         if not is_good(found):
             report.notice(
                 f"the snapshot is incomplete: {found.problem_count} entries could not be backed up"
@@ -149,6 +163,70 @@ class Reader(Finder):
         for notice in self.notices:
             report.notice(notice)
         return report
+
+    def restore_in_place(
+        self,
+        dataset: str,
+        to: str | Path | None = None,
+        *,
+        tier: str | None = None,
+        day: date | None = None,
+        at: datetime | None = None,
+        snapshot: str | None = None,
+        changed: Sequence[str] = (),
+        include: Sequence[str] = (),
+        delete: bool = False,
+        checksum: bool = False,
+        dry_run: bool = False,
+    ) -> InPlaceReport:
+        """Make where a dataset lives, or another folder, equal to a snapshot; undoably.
+
+        Args:
+            dataset: The dataset's key.
+            to: The folder; default: that of the dataset's source.
+            tier: As ``restore`` takes it, as are ``day``, ``at``, ``snapshot``, ``changed``,
+                ``include`` and ``dry_run``.
+            delete: Whether what the snapshot does not have is moved aside.
+            checksum: Whether every file is read to know if it differs.
+
+        Raises:
+            NotFound: There is no such snapshot.
+            UsageError: Another restore in place was begun there, or it is no folder to change.
+        """
+        selectors = {"tier": tier, "day": day, "at": at, "snapshot": snapshot, "changed": changed}
+        return in_place(
+            self,
+            dataset,
+            to,
+            include=include,
+            delete=delete,
+            checksum=checksum,
+            dry_run=dry_run,
+            selectors=selectors,
+        )
+
+    def home(self, dataset: str, day: date | None = None) -> Path:
+        """The folder that ``restore_in_place`` changes where none is named; raises as it does."""
+        return home_of(self, dataset, day)[0]
+
+    def donors(self, dataset: str, repository: Repository) -> Donors:
+        """Who may hold what a repository lost: the dataset's other tiers."""
+        from backup_pipeline.engine.operations.donors import Donors
+
+        return Donors(repository, lambda: self._siblings(dataset, repository))
+
+    @property
+    def report(self) -> Report | None:
+        """Who is told the progress."""
+        return self._report
+
+    def now(self) -> datetime:
+        """The present, by this reader's clock."""
+        return self._clock()
+
+    def source_of(self, dataset: str, day: date | None = None) -> Source | None:
+        """A dataset's source; None where no plan tells it."""
+        return None
 
     def content(
         self, dataset: str, words: str = "latest", *, tier: str | None = None
@@ -166,10 +244,8 @@ class Reader(Finder):
         """
         repository, found = self.select(dataset, words, tier)
         from backup_pipeline.engine.operations.content import SnapshotContent
-        from backup_pipeline.engine.operations.donors import Donors
 
-        donors = Donors(repository, lambda: self._siblings(dataset, repository))
-        return SnapshotContent(repository, found, donors)
+        return SnapshotContent(repository, found, self.donors(dataset, repository))
 
     def _siblings(self, dataset: str, repository: Repository) -> list[Repository]:
         """The dataset's repositories in other tiers; those that cannot be asked are noted."""
