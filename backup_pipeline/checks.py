@@ -1,6 +1,5 @@
 """Asset checks: complete, matches, restores, fresh, and the hours that an hourly tier covers."""
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from math import ceil
@@ -9,6 +8,14 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from backup_pipeline.drillchecks import (
+    MAKES_SENSE,
+    RESTORES,
+    Verdict,
+    check_spec,
+    drill_verdicts,
+    sense_specs,
+)
 from backup_pipeline.engine.errors import BackupError, DamageError
 from backup_pipeline.engine.progress import human_bytes, human_seconds
 from backup_pipeline.metadata import key
@@ -20,6 +27,7 @@ __all__ = [
     "COMPLETE",
     "FRESH",
     "HOURS_COVERED",
+    "MAKES_SENSE",
     "MATCHES",
     "RESTORES",
     "MatchesConfig",
@@ -27,26 +35,19 @@ __all__ = [
     "build_checks",
     "complete_spec",
     "covers_hours",
-    "drill_verdict",
+    "drill_verdicts",
     "hours_verdict",
 ]
 
 COMPLETE = "complete"
 MATCHES = "matches"
-RESTORES = "restores"
 FRESH = "fresh"
 HOURS_COVERED = "hours_covered"
 
 HOURS_NEEDED = 0.9
 """Share of a day's hours that need a good snapshot: of 24, two may fail."""
 
-DEFAULT_DRILL_SAMPLE = 0.01
-"""What a drill restores where the policy has drills switched off and one is asked for by hand."""
-
 SHOWN_DAMAGE = 100
-
-Verdict = tuple[bool, str, dict[str, Any]]
-"""Passed or not, one sentence, metadata."""
 
 
 class MatchesConfig(dg.Config):
@@ -61,24 +62,6 @@ class RestoresConfig(dg.Config):
     sample: str = Field(
         default="", description="Share of the files to restore, such as 5%; as the policy says."
     )
-
-
-def check_spec(
-    asset: TierAsset, name: str, description: str, *, partitioned: bool, blocking: bool = False
-) -> dg.AssetCheckSpec:
-    """The spec of a check.
-
-    Partitions on checks are a preview of Dagster's: this is the only place that asks for them.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.PreviewWarning)
-        return dg.AssetCheckSpec(
-            name,
-            asset=asset.asset_key,
-            description=description,
-            blocking=blocking,
-            partitions_def=asset.partitions if partitioned else None,
-        )
 
 
 def covers_hours(asset: TierAsset) -> bool:
@@ -132,33 +115,37 @@ def _matches(asset: TierAsset, wiring: Wiring) -> dg.AssetChecksDefinition:
 
 
 def _restores(asset: TierAsset, wiring: Wiring) -> dg.AssetChecksDefinition:
+    """One drill answers both: does it restore, and does what was restored make sense?"""
     spec = check_spec(
         asset,
         RESTORES,
-        "Does a sample, really restored to scratch, equal the manifest?",
+        "Does a sample, really restored to scratch, equal the manifest, and soon enough?",
         partitioned=True,
     )
 
     @dg.multi_asset_check(
         name=f"{asset.label}__{RESTORES}",
-        specs=[spec],
+        specs=[spec, *sense_specs(asset)],
         required_resource_keys={wiring.resource},
         pool=asset.pool,
+        can_subset=True,
     )
     def restores(
         context: dg.AssetCheckExecutionContext, config: RestoresConfig
     ) -> Iterator[dg.AssetCheckResult]:
-        arguments = _of_day(context, asset) | {"sample": config.sample or drill_sample(asset)}
-        verdict = _judge(context, wiring, "drill", arguments, drill_verdict)
-        yield _result(asset, RESTORES, *verdict)
+        wanted = {check.name for check in context.selected_asset_check_keys}
+        tests = MAKES_SENSE in wanted
+        arguments = _of_day(context, asset) | {"sample": config.sample or None, "tests": tests}
+        day = {key("day"): arguments["day"]}
+        try:
+            found = drill_verdicts(asset, lambda: _run(context, wiring, "drill", arguments))
+            for name, (passed, sentence, said) in found:
+                if name in wanted:
+                    yield _result(asset, name, passed, sentence, said | day)
+        except BackupError as error:
+            raise failure(error) from None
 
     return restores
-
-
-def drill_sample(asset: TierAsset) -> float:
-    """How much of a snapshot a drill restores: the policy's share."""
-    drill = asset.dataset.drill
-    return drill.sample if drill else DEFAULT_DRILL_SAMPLE
 
 
 def _of_day(context: dg.AssetCheckExecutionContext, asset: TierAsset) -> dict[str, Any]:
@@ -240,30 +227,6 @@ def verify_verdict(report: Mapping[str, Any]) -> Verdict:
         return True, f"{read}; every byte is what was written", said
     names = ", ".join(str(one.get("name")) for one in damage[:3])
     return False, f"{read}; {len(damage)} damaged: {names}", said
-
-
-def drill_verdict(report: Mapping[str, Any]) -> Verdict:
-    """What a drill report comes to: passed, one sentence, metadata."""
-    mismatches = report.get("mismatches") or []
-    said: dict[str, Any] = {
-        key("files"): int(report["files"]),
-        key("bytes"): int(report["bytes"]),
-        key("coverage"): float(report["sample_fraction"]),
-        key("duration_s"): float(report["duration_s"]),
-        key("snapshot"): str(report["snapshot"]),
-        key("mismatch_count"): len(mismatches),
-    }
-    if report.get("rto_s") is not None:
-        said[key("rto_s")] = float(report["rto_s"])
-    if mismatches:
-        said[key("mismatches")] = dg.MetadataValue.json(list(mismatches[:SHOWN_DAMAGE]))
-    done = (
-        f"{report['files']} files, {human_bytes(report['bytes'])}, restored in"
-        f" {human_seconds(report['duration_s'])}"
-    )
-    if report["ok"]:
-        return True, f"{done} and equal to the manifest", said
-    return False, f"{done}; {len(mismatches)} differ from the manifest", said
 
 
 def _damage_table(damage: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:

@@ -13,12 +13,10 @@ from backup_pipeline.checks import (
     COMPLETE,
     FRESH,
     HOURS_COVERED,
-    RESTORES,
     covers_hours,
-    drill_sample,
-    drill_verdict,
 )
-from backup_pipeline.engine.errors import BackupError, DamageError, NotFound, UsageError
+from backup_pipeline.drillchecks import drill_verdicts
+from backup_pipeline.engine.errors import BackupError, NotFound, UsageError
 from backup_pipeline.engine.progress import human_bytes, human_seconds
 from backup_pipeline.metadata import key
 from backup_pipeline.resources import Wiring, failure
@@ -305,31 +303,39 @@ def _drill_one(
     config: DrillConfig,
     wiring: Wiring,
 ) -> tuple[str, bool]:
+    """Drill what is due of a tier, or the day that was asked for; report on its checks."""
     day = _day(config.day) if config.day else None
+    place = asset.dataset.key, asset.tier.name
     with backups.runner(now=wiring.now) as runner:
-        _, snapshot = runner.find(asset.dataset.key, tier=asset.tier.name, day=day)
-    arguments = {
-        "dataset": asset.dataset.key,
-        "tier": asset.tier.name,
-        "snapshot": snapshot.id,
-        "sample": config.sample or drill_sample(asset),
-    }
-    try:
-        report = backups.run("drill", arguments, now=wiring.now, log=context.log.info)
-        passed, sentence, said = drill_verdict(report)
-    except DamageError as error:
-        passed, sentence, said = False, str(error), {key("error"): error.message}
-    recorder(context)(
-        dg.AssetCheckEvaluation(
-            asset_key=asset.asset_key,
-            check_name=RESTORES,
-            passed=passed,
-            description=sentence,
-            metadata=said,
-            partition=snapshot.day.isoformat(),
-        )
-    )
-    return sentence, passed
+        if day is not None:
+            chosen, share = [runner.find(place[0], tier=place[1], day=day)[1]], config.sample
+        else:
+            chosen = runner.to_drill(*place, sample=config.sample)
+            share = runner.share_of_each(place[0], config.sample)
+    sentences: list[str] = []
+    good = True
+    for snapshot in chosen:
+        arguments = {"dataset": place[0], "tier": place[1], "snapshot": snapshot.id}
+        for name, verdict in drill_verdicts(
+            asset,
+            lambda wanted={**arguments, "sample": share}: backups.run(
+                "drill", wanted, now=wiring.now, log=context.log.info
+            ),
+        ):
+            passed, sentence, said = verdict
+            recorder(context)(
+                dg.AssetCheckEvaluation(
+                    asset_key=asset.asset_key,
+                    check_name=name,
+                    passed=passed,
+                    description=sentence,
+                    metadata=said,
+                    partition=snapshot.day.isoformat(),
+                )
+            )
+            good = good and passed
+            sentences.append(sentence if passed else f"{name} of {snapshot.day}: {sentence}")
+    return "; ".join(sentences), good
 
 
 def drills_due(assets: Sequence[TierAsset], day: date) -> list[str]:

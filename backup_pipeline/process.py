@@ -65,6 +65,9 @@ VERBS = (
 )
 """What can be asked: methods of the runner, with their arguments by name."""
 
+CALLS_FUNCTIONS = ("drill",)
+"""The verbs that call functions of the user's, which are to be found as in the parent."""
+
 ENDING_S = 10
 """How long a child that was told to end may take before it is killed."""
 
@@ -167,11 +170,18 @@ def _request(
         raise errors.UsageError(f"no verb {verb!r}", f"one of {', '.join(VERBS)}")
     return {
         "plan": plan.document,
+        "modules": _module_folders(plan) if verb in CALLS_FUNCTIONS else [],
         "verb": verb,
         "arguments": {name: _plain(value) for name, value in arguments.items()},
         "now": _plain(now),
         "places": places,
     }
+
+
+def _module_folders(plan: Plan) -> list[str]:
+    """Where functions that the plan names are looked for: beside its file, and where we look."""
+    beside = [] if plan.file is None else [str(Path(plan.file).resolve().parent)]
+    return [*beside, *(str(Path(folder).resolve()) for folder in sys.path)]
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -337,6 +347,7 @@ def _run(
     def meanwhile(content: Mapping[str, Any], folder: Path) -> None:
         begin_deriving(content, folder, environ)
 
+    sys.path.extend(folder for folder in request["modules"] if folder not in sys.path)
     plan = load_plan(request["plan"], environ=environ, meanwhile=meanwhile)
     clock = _clock(request["now"])
     from backup_pipeline.runner import Runner

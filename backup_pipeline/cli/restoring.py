@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backup_pipeline.engine.operations.verify import VerifyReport
     from backup_pipeline.runner import Reader
 
-__all__ = ["restore", "verify"]
+__all__ = ["SHOWN_LINES", "restore", "verify", "wanted_tiers"]
 
 SHOWN_LINES = 20
 
@@ -177,7 +177,7 @@ def verify(
     reports: list[VerifyReport] = []
     failures: list[tuple[str, str, BackupError]] = []
     with call.reader() as reader:
-        for key, name in _wanted_tiers(call, reader, tier, selected=snapshot is not None):
+        for key, name in wanted_tiers(call, reader, tier, selected=snapshot is not None):
             try:
                 reports.append(
                     reader.verify(
@@ -205,7 +205,7 @@ def verify(
     return max((error.exit_code for _, _, error in failures), default=0)
 
 
-def _wanted_tiers(
+def wanted_tiers(
     call: Call, reader: Reader, tier: str | None, *, selected: bool
 ) -> list[tuple[str, str | None]]:
     """Pairs of dataset and tier to look at; None for the tier where a snapshot's id tells it."""

@@ -12,6 +12,9 @@ from backup_pipeline.engine.format.record import Record, Segment, Snapshot, from
 
 __all__ = ["RepositoryState", "best_of"]
 
+MOST_DRILLS = 400
+"""Records of drills that a checkpoint carries on: a drill that is left out counts as not done."""
+
 _TIMING_ORDER = {"late": 0, "on-time": 1, "exact": 2}
 
 
@@ -39,7 +42,8 @@ class RepositoryState:
         condemned: Name of an object to the sequence of the record that condemned it.
         replacements: Name of a pack to the names of the packs that hold its chunks now; name of a
             segment to the segments (as a snapshot lists them) that stand for it now.
-        unknown: Optional records of types that this version does not know: (sequence, body).
+        unknown: Optional records, of drills and of types that this version does not know:
+            (sequence, body).
         extra: Members of a checkpoint's state that this version does not know.
 
     Names of objects are relative to the repository's prefix, such as ``packs/<run>/<sha256>``.
@@ -144,6 +148,17 @@ class RepositoryState:
         """Whether an object was condemned, by its own name or with its whole run."""
         return name in self.condemned or name.rsplit("/", 1)[0] in self.condemned
 
+    @property
+    def drills(self) -> list[Mapping[str, Any]]:
+        """Bodies of the records of drills, in order."""
+        return [body for _, body in self.unknown if body.get("type") == "drill"]
+
+    def _carried(self) -> list[tuple[int, Mapping[str, Any]]]:
+        """The optional records, but of drills the newest alone."""
+        drills = [sequence for sequence, body in self.unknown if body.get("type") == "drill"]
+        dropped = set(drills[:-MOST_DRILLS])
+        return [(sequence, body) for sequence, body in self.unknown if sequence not in dropped]
+
     def days_expired(self) -> set[date]:
         """Days that had a good snapshot and have none any more, because it expired."""
         days = set(self.expired_days)
@@ -179,7 +194,7 @@ class RepositoryState:
             run: {**body, "finished": True} if run in finished else body
             for run, body in self.runs.items()
         }
-        state["unknown"] = [[sequence, body] for sequence, body in self.unknown]
+        state["unknown"] = [[sequence, body] for sequence, body in self._carried()]
         good = {body["day"] for body in left_out.values() if body["status"] == "complete"}
         days = sorted(self.expired_days | good)
         more = {"expired_days": days} if days else {}

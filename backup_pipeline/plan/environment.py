@@ -200,7 +200,21 @@ def _make_absolute(content: dict[str, Any], folder: FilePath) -> None:
         for dataset in datasets:
             if is_mapping(dataset) and "source" in dataset:
                 dataset["source"] = _absolute_source(dataset["source"], folder)
+            if is_mapping(dataset):
+                _absolute_suites(dataset.get("override"), folder)
+    policies = content.get("policies")
+    for policy in policies.values() if is_mapping(policies) else ():
+        _absolute_suites(policy, folder)
     _absolute_references(content, folder, ())
+
+
+def _absolute_suites(rules: Any, folder: FilePath) -> None:
+    """Makes the paths of the suites of expectations in a policy or an override absolute."""
+    drill = rules.get("drill") if is_mapping(rules) else None
+    tests = drill.get("tests") if is_mapping(drill) else None
+    for test in tests if is_list(tests) else ():
+        if is_mapping(test) and str(test.get("suite", "")).endswith(".json"):
+            test["suite"] = _absolute_place(test["suite"], (), folder)
 
 
 def _absolute_source(source: Any, folder: FilePath) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from backup_pipeline.engine.errors import UsageError
+from backup_pipeline.plan.drilltests import DrillTest
 from backup_pipeline.plan.places import KeySpec, Lock, ScratchSpec, SourceSpec, StoreSpec
 from backup_pipeline.plan.problems import one_of
 
@@ -90,10 +91,16 @@ class OnChange:
 
 @dataclass(frozen=True, slots=True)
 class Drill:
-    """How often a sample is restored to scratch, and how much (a fraction up to 1)."""
+    """How often a sample is restored to scratch, how much (a fraction up to 1), and its tests."""
 
     every: Literal["day", "week", "month"] = "month"
     sample: float = 0.01
+    tests: tuple[DrillTest, ...] = ()
+
+    @property
+    def interval(self) -> timedelta:
+        """The longest time from one drill to the next."""
+        return timedelta(days={"day": 1, "week": 7, "month": 31}[self.every])
 
 
 @dataclass(frozen=True, slots=True)

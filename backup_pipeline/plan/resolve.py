@@ -296,10 +296,15 @@ def _rpo(
 
 
 def _drill(policy: PolicyWritten, override: OverrideWritten) -> Drill | None:
-    written = override.drill or policy.drill
-    if written is None:
-        return Drill()
-    return Drill(written.every, written.sample) if written.enabled else None
+    fields: dict[str, Any] = {}
+    for written in (policy.drill, override.drill):
+        if written is not None:
+            fields.update({name: getattr(written, name) for name in written.model_fields_set})
+            fields["enabled"] = written.enabled  # who says when or what wants it to be done
+    if not fields.pop("enabled", True):
+        return None
+    tests = tuple(test.resolved() for test in fields.pop("tests", ()))
+    return Drill(**fields, tests=tests)
 
 
 def _on_change(

@@ -8,9 +8,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
     field_validator,
@@ -19,6 +17,7 @@ from pydantic import (
 
 from backup_pipeline.cost.prices import PRICES
 from backup_pipeline.plan.content import is_list, is_mapping
+from backup_pipeline.plan.drillschema import BoundsWritten, DrillTestWritten
 from backup_pipeline.plan.problems import closest
 from backup_pipeline.plan.references import Reference, Secret, Text, has_url_password, parse_text
 from backup_pipeline.plan.sourcekinds import parse_source
@@ -35,10 +34,12 @@ from backup_pipeline.plan.values import (
     mistake,
     parse_duration,
 )
+from backup_pipeline.plan.written import Written
 
 __all__ = [
     "FIRST_TIER",
     "WEEKDAYS",
+    "BoundsWritten",
     "DatasetWritten",
     "KeepWritten",
     "KeyWritten",
@@ -100,18 +101,6 @@ def _off_or_on(value: Any) -> Any:
     if isinstance(value, bool):
         return {} if value else {"enabled": False}
     return value
-
-
-class Written(BaseModel):
-    """One mapping of a plan; keys that it does not know are refused."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,
-        arbitrary_types_allowed=True,
-        defer_build=True,  # the whole plan's is built once, when it is needed
-    )
 
 
 class LockWritten(Written):
@@ -278,6 +267,9 @@ class DrillWritten(Written):
         ),
     ] = "month"
     sample: Share = 0.01
+    tests: Annotated[list[DrillTestWritten], Field(max_length=100)] = Field(
+        default_factory=list[DrillTestWritten]
+    )
 
 
 class ExpireWritten(Written):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from backup_pipeline.engine.progress import Report
     from backup_pipeline.engine.repository import Repository
     from backup_pipeline.engine.store import Probe
-    from backup_pipeline.plan import Dataset, Plan, Tier
+    from backup_pipeline.plan import Dataset, Drill, Plan, Tier
     from backup_pipeline.sources.base import Source
 
 __all__ = ["ONE_DAY", "PlanReader", "plan_secrets"]
@@ -278,19 +278,37 @@ class PlanReader(Reader):
             for place in self.all_places(dataset, tier)
         ]
 
-    def _scratch(self, size_bytes: float) -> Path | None:
-        spec = self.plan.scratch
-        if spec is None:
+    def _scratch(self) -> Path | None:
+        if self.plan.scratch is None:
             return None
-        if spec.max_bytes is not None and size_bytes > spec.max_bytes:
-            raise UsageError(
-                f"a sample of {size_bytes:.0f} bytes is more than the {spec.max_bytes} bytes that"
-                " the plan's scratch may hold",
-                "take a smaller sample, or raise `scratch.max`",
-            )
-        directory = spec.path(self._environ)
+        directory = self.plan.scratch.path(self._environ)
         directory.mkdir(parents=True, exist_ok=True)
         return directory
+
+    def _require_room(self, size_bytes: int) -> None:
+        spec = self.plan.scratch
+        if spec is not None and spec.max_bytes is not None and size_bytes > spec.max_bytes:
+            raise UsageError(
+                f"this drill restores {size_bytes} bytes, more than the {spec.max_bytes} bytes that"
+                " the plan's scratch may hold",
+                "take a smaller sample, let its tests need less, or raise `scratch.max`",
+            )
+
+    def _drill_rules(self, dataset: str) -> Drill | None:
+        return self.plan.dataset(dataset).drill
+
+    def _holds_slices(self, dataset: str) -> bool:
+        return self.plan.dataset(dataset).holds == "slice"
+
+    def _module_folders(self) -> list[str]:
+        return [] if self.plan.file is None else [str(Path(self.plan.file).resolve().parent)]
+
+    def _unrecordable(self, repository: Repository) -> str | None:
+        if repository.log.lost:
+            return f"the log of tier {repository.tier} is damaged"
+        if repository.deployment != self.plan.deployment:
+            return f"tier {repository.tier} belongs to deployment {repository.deployment}"
+        return None
 
     def _rto_s(self, dataset: str) -> float | None:
         rto = self.plan.dataset(dataset).rto

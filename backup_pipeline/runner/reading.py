@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backup_pipeline.engine.errors import BackupError, NotFound, UsageError
+from backup_pipeline.engine.errors import BackupError, NotFound
 from backup_pipeline.runner.days import is_good
-from backup_pipeline.runner.finding import Finder
+from backup_pipeline.runner.drills import Driller
 from backup_pipeline.runner.restoring import choose, estimate, home_of, in_place, learn
+from backup_pipeline.runner.shares import parse_share
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.format.record import Snapshot
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from backup_pipeline.engine.operations.content import SnapshotContent
     from backup_pipeline.engine.operations.diff import Change
     from backup_pipeline.engine.operations.donors import Donors
-    from backup_pipeline.engine.operations.drill import DrillReport
     from backup_pipeline.engine.operations.in_place_report import InPlaceReport
     from backup_pipeline.engine.operations.restore import RestoreReport
     from backup_pipeline.engine.operations.verify import VerifyReport
@@ -32,25 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Reader", "parse_share"]
 
 
-def parse_share(text: str | float) -> float:
-    """``all`` as 1.0, ``5%`` as 0.05; a float is a share already.
-
-    Raises:
-        UsageError: It is neither.
-    """
-    if isinstance(text, float) and 0 <= text <= 1:
-        return text
-    words = str(text).strip().lower()
-    number = words.removesuffix("%").strip()
-    share: float | None = 1.0 if words == "all" else None
-    if words.endswith("%") and re.fullmatch(r"\d+(\.\d+)?", number):
-        share = float(number) / 100
-    if share is None or share > 1:
-        raise UsageError(f"{text!r} is no share of what is stored", "say all, or 5%")
-    return share
-
-
-class Reader(Finder):
+class Reader(Driller):
     """The verbs that read snapshots."""
 
     def ls(
@@ -296,49 +275,3 @@ class Reader(Finder):
         from backup_pipeline.engine.operations.verify import verify
 
         return verify(repository, snapshots=chosen, read_data=share, report=self._report)
-
-    def drill(
-        self,
-        dataset: str,
-        tier: str | None = None,
-        *,
-        day: date | None = None,
-        snapshot: str | None = None,
-        sample: str | float = "5%",
-    ) -> DrillReport:
-        """Restore a sample of a snapshot to scratch, compare it, time it, and remove it.
-
-        Args:
-            dataset: The dataset's key.
-            tier: As ``find`` takes it, as are ``day`` and ``snapshot``.
-            sample: ``all``, or the share of the files to restore.
-
-        Raises:
-            NotFound: There is no such snapshot.
-            UsageError: The sample does not fit the plan's scratch.
-        """
-        from backup_pipeline.engine.operations.drill import drill
-
-        share = parse_share(sample)
-        repository, found = self.find(dataset, tier=tier, day=day, snapshot=snapshot)
-        parent = self._scratch(found.bytes * share)
-        scratch = Path(tempfile.mkdtemp(prefix="backup-drill-", dir=parent))
-        try:
-            return drill(
-                repository,
-                found,
-                scratch,
-                sample=share,
-                rto_s=self._rto_s(dataset),
-                report=self._report,
-            )
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-    def _scratch(self, size_bytes: float) -> Path | None:
-        """The directory for drills of this size; None for the system's own."""
-        return None
-
-    def _rto_s(self, dataset: str) -> float | None:
-        """The time in which a restore of the dataset should be done."""
-        return None

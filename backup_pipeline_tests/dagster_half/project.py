@@ -146,11 +146,13 @@ class Project:
         return evaluations[0]
 
     def run_check(
-        self, name: str, tier: str, day: str | None, dataset: str = "vision/a"
+        self, name: str, tier: str, day: str | None, dataset: str = "vision/a", *, also: str = ""
     ) -> dg.ExecuteInProcessResult:
-        """The run that evaluates one check alone."""
+        """The run that evaluates one check alone, or another one with it."""
+        names = [name, also] if also else [name]
+        asset_key = backup_key(tier, dataset)
         return self._materialize(
-            dg.AssetSelection.checks(dg.AssetCheckKey(backup_key(tier, dataset), name)),
+            dg.AssetSelection.checks(*(dg.AssetCheckKey(asset_key, one) for one in names)),
             tags={"dagster/partition": day} if day else None,
         )
 

@@ -185,3 +185,31 @@ def test_expensive_checks_stay_out_of_the_tiers_job(project: Make) -> None:
     spec = next(iter(one.defs.resolve_assets_def(backup_key("local")).check_specs))
     assert (spec.name, spec.blocking) == ("complete", True)
     assert spec.partitions_def == one.defs.resolve_assets_def(backup_key("local")).partitions_def
+
+
+def test_what_was_restored_is_tested_as_the_plan_says_and_answers_by_itself(
+    project: Make,
+) -> None:
+    functions = "backup_pipeline_tests.drilling.drill_functions"
+    tests = [{"check": f"{functions}:sees"}]
+    one = project(policy={"drill": {"every": "week", "sample": "50%", "tests": tests}})
+    one.back_up("local", SUNDAY_THE_FIRST)
+    result = one.run_check("restores", "local", SUNDAY_THE_FIRST, also="makes_sense")
+    found = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert found["restores"].passed and found["makes_sense"].passed
+    sense = found["makes_sense"]
+    assert sense.partition == SUNDAY_THE_FIRST
+    assert sense.metadata["backup/test_1_count"].value == 1
+    assert sense.metadata["backup/coverage"].value == 1.0
+    assert found["restores"].metadata["backup/verified_share"].value == 1.0
+    assert one.check("restores", "local", SUNDAY_THE_FIRST).passed, "also alone"
+    assert one.check("makes_sense", "local", SUNDAY_THE_FIRST).passed
+    one = project(policy={"drill": {"tests": [*tests, {"check": f"{functions}:says_no"}]}})
+    one.back_up("local", SUNDAY_THE_FIRST)
+    assert not one.run_job("drill").success
+    for name, passed in (("restores", True), ("makes_sense", False)):
+        record = one.instance.get_latest_asset_check_evaluation_record(
+            dg.AssetCheckKey(backup_key("local"), name)
+        )
+        assert record and record.event and record.event.asset_check_evaluation
+        assert record.event.asset_check_evaluation.passed == passed

@@ -217,5 +217,5 @@ def test_every_snapshot_of_every_tier_restores_to_the_state_it_was_made_of(
             assert report.ok and report.coverage == report.integrity == 1.0
             newest = repository.snapshots()[-1]
             assert drill(repository, newest, top / "scratch", sample=1.0).ok
-            assert drill(repository, newest, top / "scratch", sample=0.1, seed=1).ok
+            assert drill(repository, newest, top / "scratch", sample=0.1, start=1).ok
         assert not any((top / "scratch").iterdir())

@@ -128,7 +128,7 @@ def _restore(tiers: Tiers) -> list[object]:
 def _drill(tiers: Tiers) -> list[object]:
     repository = tiers.open("local")
     snapshot = repository.snapshot(tiers.scene.newest)
-    report = drill(repository, snapshot, tiers.target, sample=0.5, seed=1)
+    report = drill(repository, snapshot, tiers.target, sample=0.5, start=1)
     return [report.ok, report.mismatches]
 
 

@@ -8,10 +8,20 @@ import pytest
 
 from backup_pipeline.engine.errors import PlanError
 from backup_pipeline.plan import load_plan
-from backup_pipeline_tests.plan import mistakes_datasets, mistakes_tiers, mistakes_whole
+from backup_pipeline_tests.plan import (
+    mistakes_datasets,
+    mistakes_drills,
+    mistakes_tiers,
+    mistakes_whole,
+)
 from backup_pipeline_tests.plan.mistakes import DATASETS, HEAD, MARK, Mistake
 
-MISTAKES = [*mistakes_whole.MISTAKES, *mistakes_tiers.MISTAKES, *mistakes_datasets.MISTAKES]
+MISTAKES = [
+    *mistakes_whole.MISTAKES,
+    *mistakes_tiers.MISTAKES,
+    *mistakes_datasets.MISTAKES,
+    *mistakes_drills.MISTAKES,
+]
 
 
 def problems_of(plan: str, folder: Path) -> PlanError:

@@ -1,70 +1,49 @@
-"""Drill: a real restore of a sample to scratch, compared with the manifest, timed, and removed."""
+"""Drill: a sample really restored to scratch, compared with the manifest, timed and tested."""
 
 from __future__ import annotations
 
 import os
-import random
 import secrets
 import shutil
 import stat
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from blake3 import blake3
 
 from backup_pipeline.engine.folders import Folders, split
-from backup_pipeline.engine.format.record import Snapshot
+from backup_pipeline.engine.format.record import Snapshot, to_iso
 from backup_pipeline.engine.manifest import printable
 from backup_pipeline.engine.operations.assembly import extents
+from backup_pipeline.engine.operations.drill_report import DrillReport, Outcome, Tests
 from backup_pipeline.engine.operations.metadata import mode_kept
 from backup_pipeline.engine.operations.restore import RestoreReport, restore_rows
-from backup_pipeline.engine.operations.restore_plan import MADE
+from backup_pipeline.engine.operations.restore_plan import MADE, WITH_BYTES
+from backup_pipeline.engine.operations.rotation import (
+    MOST_FAILED,
+    Drilled,
+    Part,
+    choose,
+    coverage,
+    ledger,
+    next_start,
+    places,
+    to_try_again,
+)
 from backup_pipeline.engine.progress import Report
-from backup_pipeline.engine.repository import Repository
+from backup_pipeline.engine.repository import Repository, utc_now
 from backup_pipeline.sources.file_reader import type_of
 
-__all__ = ["DrillReport", "drill"]
+__all__ = ["DrillReport", "Outcome", "Tests", "drill", "record", "tell_coverage"]
 
-MOST_MISMATCHES = 100
-
-
-@dataclass(slots=True)
-class DrillReport:
-    """What a drill showed.
-
-    Attributes:
-        ok: All of the sample was restored, and reads back as the manifest says.
-        files: Files restored.
-        bytes: Their logical bytes.
-        sample_fraction: Share of the snapshot's bytes that was restored.
-        mismatches: Paths that were not as they should be, with the reason.
-        duration_s: Seconds the restore took.
-        rto_s: What was promised for the whole, if anything.
-        whole_s: Seconds that the whole would take at this speed; None where nothing was read.
-        speed_bytes_per_s: S = D / T of the restore.
-    """
-
-    snapshot: str
-    dataset: str
-    tier: str
-    day: str
-    ok: bool = True
-    files: int = 0
-    bytes: int = 0
-    sample_fraction: float = 1.0
-    mismatches: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
-    duration_s: float = 0.0
-    rto_s: float | None = None
-    whole_s: float | None = None
-    speed_bytes_per_s: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Fields by name."""
-        return asdict(self)
+Room = Callable[[int], None]
+"""Is told how many bytes a drill will restore; raises where that is too much."""
 
 
 def drill(
@@ -73,59 +52,180 @@ def drill(
     scratch: Path,
     *,
     sample: float,
-    seed: int | None = None,
+    start: int | None = None,
+    slices: bool = False,
+    tests: Tests | None = None,
     rto_s: float | None = None,
+    room: Room | None = None,
     report: Report | None = None,
 ) -> DrillReport:
-    """Restore a sample of a snapshot to a folder of its own below ``scratch`` and compare it.
+    """Restore a part of a snapshot to a folder of its own below ``scratch``, and test it.
+
+    Nothing is written to the repository; ``record`` does that.
 
     Args:
         repository: Where it is.
         snapshot: Which.
         scratch: Folder to restore below; what is restored is removed again.
         sample: Share of the bytes, from 0 to 1; at least one file where there is one.
-        seed: Makes the choice of files repeatable.
+        start: Where on the ring of paths to begin; None goes on where the last drill ended.
+        slices: Whether each snapshot takes turns by itself, as the only copy of its day.
+        tests: What is asked of the restored copy, once its bytes were compared.
         rto_s: Seconds within which the whole must be restorable.
+        room: Is asked before anything is restored.
         report: Is told the progress.
+
+    Returns:
+        What it showed, with its entry for the ledger.
     """
-    table = repository.manifest(snapshot).table
-    chosen = _choose(table, sample, random.Random(seed))
     result = DrillReport(
         snapshot.id, snapshot.dataset, snapshot.tier, snapshot.day.isoformat(), rto_s=rto_s
     )
+    began_s = time.perf_counter()
+    table = repository.manifest(snapshot).table
+    result.open_s = time.perf_counter() - began_s
+    done = ledger(repository.state.drills, snapshot.id if slices else None)
+    ring = places(table.column("path").to_pylist(), repository.keys)
+    again = to_try_again(done)
+    part = choose(
+        ring,
+        _sizes(table),
+        _is_file(table),
+        sample=sample,
+        start=next_start(done) if start is None else start,
+        again=again,
+    )
+    rows = _with_tests(table, ring, part, tests)
+    chosen = table if len(rows) == len(table) else table.take(pa.array(rows, pa.int64()))
+    if room is not None:
+        room(pc.sum(chosen.column("size").filter(_with_bytes(chosen))).as_py() or 0)
     place = scratch / f"drill-{snapshot.id[:12]}-{secrets.token_hex(4)}"
     try:
         restored = restore_rows(repository, snapshot, chosen, place, report=report)
-        _compare(repository, chosen, place, result, restored)
+        wrong = _compare(repository, chosen, place, result, restored)
+        if tests is not None:
+            result.tests = tests.run(place, _files(table), _files(chosen))
     finally:
         _remove(place)
-    result.files = restored.written_files
-    result.bytes = restored.written_bytes
+    result.files, result.bytes = restored.written_files, restored.written_bytes
     result.duration_s = restored.duration_s
     result.speed_bytes_per_s = restored.speed_bytes_per_s
-    if snapshot.bytes:
-        result.sample_fraction = min(1.0, restored.bytes / snapshot.bytes)
-    if restored.speed_bytes_per_s:
-        result.whole_s = snapshot.bytes / restored.speed_bytes_per_s
+    result.time(snapshot.bytes)
+    result.judge()
+    failed = places(wrong, repository.keys).tolist()
+    result.entry = _entry(repository, snapshot, part, result, again, failed)
     return result
 
 
-def _choose(table: pa.Table, sample: float, chance: random.Random) -> pa.Table:
-    if sample >= 1:
-        return table
-    with_bytes = pc.is_in(table.column("type"), value_set=pa.array(["file", "object"]))
-    numbers = [i for i, yes in enumerate(with_bytes.to_pylist()) if yes]
-    sizes = table.column("size").to_pylist()
-    wanted = sample * sum(sizes[i] for i in numbers)
-    chance.shuffle(numbers)
-    chosen: list[int] = []
-    total = 0
-    for number in numbers:
-        if chosen and total >= wanted:
-            break
-        chosen.append(number)
-        total += sizes[number]
-    return table.take(pa.array(sorted(chosen), pa.int64()))
+def record(
+    repository: Repository,
+    snapshot: Snapshot,
+    result: DrillReport,
+    *,
+    slices: bool = False,
+    clock: Callable[[], datetime] = utc_now,
+) -> None:
+    """Put a drill into the ledger: one record in the repository's log.
+
+    Args:
+        repository: Where it was.
+        snapshot: What was drilled.
+        result: As ``drill`` gave it; is told that it was recorded, and what is verified by now.
+        slices: As for ``drill``.
+        clock: Tells the time.
+
+    Raises:
+        BackupError: The log cannot be written to.
+    """
+    assert result.entry is not None
+    repository.log.append({**result.entry.body(), "at": to_iso(clock())})
+    result.recorded = True
+    tell_coverage(repository, snapshot, result, slices=slices)
+
+
+def tell_coverage(
+    repository: Repository, snapshot: Snapshot, result: DrillReport, *, slices: bool = False
+) -> None:
+    """Say how much of a snapshot the ledger proves."""
+    table = repository.manifest(snapshot).table
+    found = coverage(
+        places(table.column("path").to_pylist(), repository.keys),
+        _sizes(table) * _is_file(table),
+        _changed_ns(table),
+        ledger(repository.state.drills, snapshot.id if slices else None),
+    )
+    result.verified_share = found.verified_share
+    result.oldest_verified_at = to_iso(found.oldest_at) if found.oldest_at else None
+
+
+# -- what it takes
+
+
+def _with_tests(table: pa.Table, ring: np.ndarray, part: Part, tests: Tests | None) -> np.ndarray:
+    """The part's rows, and what the tests need besides."""
+    if tests is None or len(part.rows) == len(table):
+        return part.rows
+    files = np.flatnonzero(_is_file(table))
+    in_turn = files[np.argsort(ring[files] - np.uint64(part.start), kind="stable")]
+    sampled = np.isin(in_turn, part.rows).tolist()
+    paths = table.column("path").take(pa.array(in_turn, pa.int64())).to_pylist()
+    return np.union1d(part.rows, in_turn[np.array(tests.wanted(paths, sampled), np.int64)])
+
+
+def _with_bytes(table: pa.Table) -> Any:
+    """Which rows are files, as a column of Arrow's."""
+    return pc.is_in(table.column("type"), value_set=pa.array(sorted(WITH_BYTES)))
+
+
+def _is_file(table: pa.Table) -> np.ndarray:
+    return np.array(_with_bytes(table).to_pylist(), bool)
+
+
+def _files(table: pa.Table) -> list[bytes]:
+    return table.column("path").filter(_with_bytes(table)).to_pylist()
+
+
+def _sizes(table: pa.Table) -> np.ndarray:
+    return table.column("size").to_numpy()
+
+
+def _changed_ns(table: pa.Table) -> np.ndarray:
+    """When each entry changed last: by its own time or by its inode's, whichever is later."""
+    latest = pc.max_element_wise(table.column("mtime_ns"), table.column("ctime_ns"))
+    never_known = np.iinfo(np.int64).max
+    return pc.fill_null(latest, never_known).to_numpy().astype(np.int64)
+
+
+def _entry(
+    repository: Repository,
+    snapshot: Snapshot,
+    part: Part,
+    result: DrillReport,
+    again: tuple[int, ...],
+    failed: list[int],
+) -> Drilled:
+    good = [one for one in repository.snapshots() if one.status == "complete"]
+    newest = max(good, key=lambda one: (one.captured_at, one.sequence), default=None)
+    return Drilled(
+        at=utc_now(),
+        snapshot=snapshot.id,
+        current=newest is not None and newest.id == snapshot.id,
+        scanned_ns=snapshot.scan_started_ns,
+        start=part.start,
+        length=part.length if len(failed) <= MOST_FAILED else 0,
+        again=again,
+        failed=tuple(failed[:MOST_FAILED]),
+        equal=result.equal,
+        files=result.files,
+        bytes=result.bytes,
+        restore_ms=round(result.duration_s * 1000),
+        whole_ms=None if result.whole_s is None else round(result.whole_s * 1000),
+        tests=len(result.tests),
+        failed_tests=len(result.failed_tests),
+    )
+
+
+# -- what it compares
 
 
 def _compare(
@@ -134,25 +234,33 @@ def _compare(
     place: Path,
     result: DrillReport,
     restored: RestoreReport,
-) -> None:
-    """Read back what was restored; hash it against the manifest's ids."""
-    result.mismatches.extend(restored.damage)
-    lost = {one["path"] for one in restored.damage}
+) -> list[bytes]:
+    """Read back what was restored; hash it against the manifest's ids.
+
+    Returns:
+        The paths that are not as they should be.
+    """
+    lost = {one["path"]: one["reason"] for one in restored.damage}
+    wrong: list[bytes] = []
     root = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     folders = Folders(root)
     try:
         for row in rows.to_pylist():
-            if printable(row["path"]) in lost:
-                continue
-            if row["state"] == "skipped" or row["type"] not in MADE:
-                continue
-            reason = _difference(folders, row, repository.keys.identity)
-            if reason is not None and len(result.mismatches) < MOST_MISMATCHES:
-                result.mismatches.append({"path": printable(row["path"]), "reason": reason})
+            name = printable(row["path"])
+            reason = lost.pop(name, None)
+            if reason is None and row["state"] != "skipped" and row["type"] in MADE:
+                reason = _difference(folders, row, repository.keys.identity)
+            if reason is not None:
+                wrong.append(row["path"])
+                result.mismatch(name, reason)
     finally:
         folders.close()
         os.close(root)
-    result.ok = restored.ok and not result.mismatches
+    for name, reason in lost.items():
+        result.mismatch(name, reason)
+    if not restored.ok:
+        result.equal = False
+    return wrong
 
 
 def _difference(folders: Folders, row: dict[str, Any], key: bytes) -> str | None:
