@@ -14,7 +14,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, cast
 
 from backup_pipeline.engine.crypto import (
     TAG_BYTES,
@@ -135,6 +135,21 @@ def _check_types(body: Mapping[str, Any]) -> None:
         wrong.append("changes")
     if wrong:
         raise ValueError(f"unusable {', '.join(wrong)}")
+
+
+def _cut(value: object) -> Mapping[str, Any] | None:
+    """What a record says of its cut; None where it says nothing that could be used.
+
+    It is optional: a snapshot whose cut makes no sense is an ordinary snapshot, not a damaged one.
+    """
+    if not isinstance(value, dict):
+        return None
+    cut = cast("dict[str, Any]", value)
+    members = cut.get("members")
+    if not is_hex(cut.get("id"), ID_BYTES) or not isinstance(members, list):
+        return None
+    texts = [cut.get("set"), cut.get("proof"), *cast("list[object]", members)]
+    return cut if members and all(isinstance(text, str) for text in texts) else None
 
 
 def to_iso(moment: datetime) -> str:
@@ -329,6 +344,8 @@ class Snapshot:
             less the clock's granularity, are read again next time.
         deployment: The deployment that wrote it.
         writer: Version of the writing package.
+        cut: Of a member of a consistent set: ``id`` of the cut, name of the ``set``, its
+            ``members``, and the ``proof`` that they were read as one; None for any other.
     """
 
     id: str
@@ -362,6 +379,7 @@ class Snapshot:
     synthetic: bool = False
     deployment: str | None = None
     writer: str = ""
+    cut: Mapping[str, Any] | None = None
     sequence: int = -1
     digest: str = ""
 
@@ -387,6 +405,8 @@ class Snapshot:
             value = getattr(self, field.name)
             if field.name in {"sequence", "digest", "dataset", "tier"}:
                 continue
+            if field.name == "cut" and value is None:
+                continue  # optional: most snapshots are no member's
             if isinstance(value, datetime):
                 value = to_iso(value)
             elif isinstance(value, date):
@@ -410,6 +430,7 @@ class Snapshot:
                 values[name] = from_iso(values[name])
             values["day"] = date.fromisoformat(values["day"])
             values["segments"] = [Segment.from_json(entry) for entry in values["segments"]]
+            values["cut"] = _cut(values.get("cut"))
             values.update(
                 dataset=dataset, tier=tier, sequence=sequence, digest=snapshot_digest(body)
             )

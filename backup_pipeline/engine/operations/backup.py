@@ -28,13 +28,13 @@ from backup_pipeline.engine.operations.compare import Comparison
 from backup_pipeline.engine.operations.foundation import Foundation
 from backup_pipeline.engine.operations.packing import Packer
 from backup_pipeline.engine.operations.reading import EntryReader
-from backup_pipeline.engine.operations.work import Work
+from backup_pipeline.engine.operations.work import Prepared, Work
 from backup_pipeline.engine.progress import Meter, Report
 from backup_pipeline.engine.repository import Repository, utc_now
 from backup_pipeline.engine.segments import ahead
 from backup_pipeline.sources.base import GOOD, SKIPPED, Fingerprint, Source
 
-__all__ = ["backup"]
+__all__ = ["backup", "prepare"]
 
 MOST_SKIPPED_SHOWN = 10
 
@@ -79,7 +79,47 @@ def backup(
     report: Report | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Snapshot:
-    """Back a source up.
+    """Back a source up: ``prepare``, and commit.
+
+    Args are those of ``prepare``.
+
+    Returns:
+        The committed snapshot; ``incomplete`` where some entries could not be read.
+
+    Raises:
+        SourceError: The source cannot be read at all.
+        StoreError: The store failed; nothing was committed.
+        UnsoundParent: ``parent`` or ``base`` is damaged; nothing was committed.
+        Conflict: A prune condemned what the snapshot refers to.
+    """
+    return prepare(
+        repository,
+        source,
+        day=day,
+        kind=kind,
+        parent=parent,
+        base=base,
+        timing=timing,
+        clock=clock,
+        report=report,
+        notice=notice,
+    ).commit()
+
+
+def prepare(
+    repository: Repository,
+    source: Source,
+    *,
+    day: date,
+    kind: str,
+    parent: Snapshot | None = None,
+    base: Snapshot | None = None,
+    timing: str = "on-time",
+    clock: Callable[[], datetime] = utc_now,
+    report: Report | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Prepared:
+    """Read a source and store it, up to the record that commits the snapshot.
 
     Args:
         repository: Where to.
@@ -95,7 +135,7 @@ def backup(
         notice: Is told of entries that are recorded without bytes: sockets, devices and fifos.
 
     Returns:
-        The committed snapshot; ``incomplete`` where some entries could not be read.
+        What is to be committed; ``incomplete`` where some entries could not be read.
 
     Raises:
         SourceError: The source cannot be read at all.
@@ -104,11 +144,11 @@ def backup(
     """
     work = Work(repository, "backup", kind, parent, base, day, timing, clock)
     one = _Backup(work, source, clock, report)
-    snapshot = one.run()
+    prepared = one.run()
     if notice is not None:
         for text in _skipped_notices(one.totals.skipped):
             notice(text)
-    return snapshot
+    return prepared
 
 
 def _skipped_notices(skipped: Sequence[tuple[bytes, str]]) -> list[str]:
@@ -148,15 +188,15 @@ class _Backup:
         self.totals = _Totals()
         self.fingerprint = Fingerprint()
 
-    def run(self) -> Snapshot:
-        """Read, store and commit."""
+    def run(self) -> Prepared:
+        """Read and store."""
         scan_started_ns, captured_at = time.time_ns(), self.clock()
         read = self._read()
         self.meter.enter("committing")
         problems = {path: (state, reason) for path, state, reason in read.problems}
         bad = {**self.totals.bad, **problems}
         total = self.totals.bytes + read.size_drift_bytes
-        return self.work.commit(
+        return self.work.prepare(
             read.deleted,
             wrote_packs=read.packs > 0,
             stored_bytes=read.stored_bytes,

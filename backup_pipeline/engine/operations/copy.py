@@ -153,6 +153,7 @@ class _Copy:
             scan_started_ns=origin.scan_started_ns,
             origin={"tier": origin.tier, "snapshot": origin.id, "digest": origin.digest},
             synthetic=work.reference is None,
+            cut=origin.cut,
         )
 
     def _previous(self) -> pa.Table:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any
 
@@ -15,7 +16,7 @@ from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.operations.committing import Changes, NewRows, begin_run, commit
 from backup_pipeline.engine.repository import Repository
 
-__all__ = ["Work"]
+__all__ = ["Prepared", "Work"]
 
 
 class Work:
@@ -96,6 +97,22 @@ class Work:
         """Store the rows and commit the snapshot; it is restorable from then on.
 
         Args:
+            deleted: As ``prepare`` takes it, and all else.
+        """
+        prepared = self.prepare(deleted, wrote_packs=wrote_packs, stored_bytes=stored_bytes, **said)
+        return prepared.commit()
+
+    def prepare(
+        self,
+        deleted: Sequence[tuple[bytes, int]],
+        *,
+        wrote_packs: bool,
+        stored_bytes: int,
+        **said: Any,
+    ) -> Prepared:
+        """Store the rows; all but the record that commits the snapshot is durable from then on.
+
+        Args:
             deleted: Path and bytes of entries that are there no more.
             wrote_packs: Whether packs of this run are in the store.
             stored_bytes: Of these packs.
@@ -127,4 +144,35 @@ class Work:
             writer=__version__,
             **said,
         )
-        return commit(repository, snapshot, self._known_condemnation)
+        return Prepared(repository, snapshot, self._known_condemnation, self._clock)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A snapshot of which everything is stored but the record that commits it.
+
+    Given up, it costs nothing: the next run of the same work takes its packs up again.
+
+    Attributes:
+        repository: Where.
+        snapshot: As it would be; it is none before ``commit``.
+    """
+
+    repository: Repository
+    snapshot: Snapshot
+    _known_condemnation: int
+    _clock: Callable[[], datetime]
+
+    def commit(self, cut: Mapping[str, Any] | None = None) -> Snapshot:
+        """Append the record; the snapshot is restorable from then on.
+
+        Args:
+            cut: What the record says of the consistent set that it is a member of.
+
+        Raises:
+            Conflict: A prune condemned what this snapshot refers to.
+        """
+        snapshot = self.snapshot
+        if cut is not None:
+            snapshot = replace(snapshot, cut=cut, finished_at=self._clock())
+        return commit(self.repository, snapshot, self._known_condemnation)
