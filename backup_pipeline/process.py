@@ -48,7 +48,9 @@ Places = Mapping[str, Mapping[str, str]]
 VERBS = (
     "backfill",
     "backup",
+    "backup_set",
     "copy",
+    "cuts",
     "drill",
     "expire",
     "fingerprint",
@@ -58,6 +60,8 @@ VERBS = (
     "repair",
     "restore",
     "restore_in_place",
+    "restore_set",
+    "set_status",
     "snapshots",
     "status",
     "verify",
@@ -332,6 +336,9 @@ def main() -> int:
 def _end_with_parent() -> None:
     while os.read(0, 4096):
         pass
+    hooks = sys.modules.get("backup_pipeline.runner.hooks")
+    if hooks is not None:
+        hooks.thaw_all()
     os._exit(1)
 
 

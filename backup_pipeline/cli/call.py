@@ -22,6 +22,7 @@ from backup_pipeline.runner.opening import (
 if TYPE_CHECKING:
     from backup_pipeline.plan import Plan
     from backup_pipeline.runner import Reader, Runner
+    from backup_pipeline.runner.cuts import SetReader
 
 __all__ = ["PASSPHRASE_VARIABLE", "PLAN_VARIABLE", "Call", "Invocation", "explain"]
 
@@ -114,7 +115,7 @@ class Call:
         self._reader = runner
         return runner
 
-    def reader(self) -> Reader:
+    def reader(self) -> SetReader:
         """A reader of the plan's tiers, or of the one store that was named."""
         if self.store is None:
             self._refuse_store_options()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -30,7 +31,10 @@ def end_when_interrupted() -> None:
 
 
 def _watch(reading: int) -> None:
-    while signal.SIGINT not in os.read(reading, 64):
+    while not {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} & set(os.read(reading, 64)):
         pass
     time.sleep(GRACE_S)
+    hooks = sys.modules.get("backup_pipeline.runner.hooks")
+    if hooks is not None:
+        hooks.thaw_all()  # returns once what was frozen is thawed, whoever does it
     os._exit(INTERRUPTED)

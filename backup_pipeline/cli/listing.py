@@ -9,6 +9,7 @@ import click
 
 from backup_pipeline.cli.call import Call
 from backup_pipeline.cli.options import AT, DAY, INCLUDE, SNAPSHOT, TIER, day_or_none, verb
+from backup_pipeline.cli.sets import SET, list_cuts, refuse_both, show_sets
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.manifest import Entry
@@ -21,17 +22,21 @@ _MARKS = {"added": "+", "deleted": "-", "changed": "M", "metadata": "m"}
 
 
 @verb(bare=True)
+@SET
 @TIER
 @DAY
-def snapshots(call: Call, tier: str | None, day: datetime | None) -> int:
-    """List snapshots.
+def snapshots(call: Call, set_name: str | None, tier: str | None, day: datetime | None) -> int:
+    """List snapshots, or the cuts of a consistent set.
 
     Without a dataset: those of all datasets of the plan or the store.
     """
     from backup_pipeline.cli.tables import count, moment, print_table
     from backup_pipeline.engine.progress import human_bytes
 
+    refuse_both(call, set_name)
     with call.reader() as reader:
+        if set_name is not None:
+            return list_cuts(call, reader, set_name, tier, day_or_none(day))
         found = [
             snapshot
             for snapshot in reader.snapshots(call.dataset, tier)
@@ -147,9 +152,10 @@ def _change_line(change: Change) -> str:
     help="Ask the Dagster instance too; default: where DAGSTER_HOME is set.",
 )
 def status(call: Call, tier: str | None, dagster: bool | None) -> int:
-    """Say how every dataset stands in every tier.
+    """Say how every dataset, and every consistent set, stands in every tier.
 
-    Exit code 1 where a tier is older than its RPO, or could not be asked.
+    Exit code 1 where a tier, or the newest whole cut of a set, is older than its RPO, or could not
+    be asked.
     """
     import os
 
@@ -160,15 +166,18 @@ def status(call: Call, tier: str | None, dagster: bool | None) -> int:
         if dagster is None:
             dagster = bool(os.environ.get("DAGSTER_HOME"))
         findings = list(look_at_instance(runner.plan)) if dagster else []
-        good = all(one.fresh for one in tiers)
+        sets = [] if call.dataset else runner.set_status(tier=tier)
+        good = all(one.fresh for one in [*tiers, *sets])
         document = {
             "fresh": good,
             "tiers": [one.to_json() for one in tiers],
+            "sets": [one.to_json() for one in sets],
             "dagster": [one.to_json() for one in findings] if dagster else None,
         }
 
         def show() -> None:
             _show_status(tiers)
+            show_sets(sets)
             for finding in findings:
                 if finding.level != "good":
                     print(finding.line())

@@ -10,6 +10,7 @@ import click
 from backup_pipeline.cli.call import Call, explain
 from backup_pipeline.cli.loading import Loading
 from backup_pipeline.cli.options import AT, DAY, INCLUDE, SNAPSHOT, TIER, day_or_none, verb
+from backup_pipeline.cli.sets import SET, refuse_both, restore_set
 from backup_pipeline.engine.errors import BackupError, NotFound
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ SHOWN_LINES = 20
 
 @verb(bare=True, content=True)
 @click.option("--to", metavar="DIR", help="The directory to restore to; made if need be.")
+@SET
 @TIER
 @DAY
 @AT
@@ -46,6 +48,7 @@ SHOWN_LINES = 20
 def restore(
     call: Call,
     to: str | None,
+    set_name: str | None,
     tier: str | None,
     day: datetime | None,
     at: str | None,
@@ -60,7 +63,7 @@ def restore(
     accept: bool,
     dry_run: bool,
 ) -> int:
-    """Restore a snapshot, or some of its files.
+    """Restore a snapshot, or some of its files, or a consistent set as a whole.
 
     Without a selector: the newest good snapshot. Files that are there and right are kept, so an
     interrupted restore goes on where it stopped; what is there besides stays.
@@ -71,6 +74,17 @@ def restore(
     from backup_pipeline.cli import in_place as place
     from backup_pipeline.runner import parse_time
 
+    refuse_both(
+        call,
+        set_name,
+        snapshot=snapshot,
+        include=include,
+        into=into,
+        in_place=in_place,
+        undo=undo,
+        accept=accept,
+        before_change=changed,
+    )
     place.check_options(
         to=to, in_place=in_place, undo=undo, accept=accept, delete=delete, checksum=checksum
     )
@@ -94,6 +108,18 @@ def restore(
     assert to is not None
     loading = Loading(into, partly=bool(include) or dry_run)
     with call.reader() as reader:
+        if set_name is not None:
+            return restore_set(
+                call,
+                reader,
+                set_name,
+                to,
+                tier=tier,
+                day=day_or_none(day),
+                at=parse_time(at, reader.zone) if at else None,
+                dry_run=dry_run,
+                show_member=_show_restore,
+            )
         report = reader.restore(
             call.wanted(reader),
             to,

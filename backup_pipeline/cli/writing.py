@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,11 @@ import click
 
 from backup_pipeline.cli.call import Call, explain
 from backup_pipeline.cli.options import DAY, SNAPSHOT, TIER, day_or_none, verb
+from backup_pipeline.cli.sets import SET, refuse_both, tell_set
 from backup_pipeline.engine.errors import BackupError
 
 if TYPE_CHECKING:
-    from backup_pipeline.runner import Result
+    from backup_pipeline.runner import Result, Runner
 
 __all__ = ["backup", "copy"]
 
@@ -25,24 +27,45 @@ _KIND = click.option(
 
 
 @verb(bare=False, content=True)
+@SET
 @TIER
 @DAY
 @_KIND
 @click.option("--force", is_flag=True, help="Make another snapshot although the day has one.")
 def backup(
-    call: Call, tier: str | None, day: datetime | None, kind: str | None, force: bool
+    call: Call,
+    set_name: str | None,
+    tier: str | None,
+    day: datetime | None,
+    kind: str | None,
+    force: bool,
 ) -> int:
-    """Back up a dataset, or all of them.
+    """Back up a dataset, a consistent set, or all of them.
 
     The first tier reads the dataset; a later one copies a closed day. Without --day: today where
-    the tier reads the dataset, else the newest closed day of its cadence.
+    the tier reads the dataset, else the newest closed day of its cadence. Members of a set are read
+    together, as one cut.
     """
+    refuse_both(call, set_name)
     with call.runner() as runner:
+        if set_name is not None:
+            made = runner.backup_set(set_name, tier, day=day_or_none(day), kind=kind, force=force)
+            code = tell_set(call, made, _tell)
+            runner.notices.clear()
+            call.answer(made.to_json(), lambda: None)
+            return code
         places = runner.all_places(call.dataset, tier)
         document: list[dict[str, Any]] = []
         worst = 0
-        for key in dict.fromkeys(place.dataset for place in places):
+        for key, one in _one_by_one(runner, [place.dataset for place in places], tier):
             try:
+                if one is not None:
+                    made = runner.backup_set(
+                        one, tier, day=day_or_none(day), kind=kind, force=force
+                    )
+                    document.append(made.to_json())
+                    worst = max(worst, tell_set(call, made, _tell))
+                    continue
                 result = runner.backup(key, tier, day=day_or_none(day), kind=kind, force=force)
             except BackupError as error:
                 if call.dataset:
@@ -58,6 +81,21 @@ def backup(
         runner.notices.clear()  # each result has its own
         call.answer(document[0] if call.dataset else document, lambda: None)
     return worst
+
+
+def _one_by_one(
+    runner: Runner, keys: list[str], tier: str | None
+) -> Iterator[tuple[str, str | None]]:
+    """Each dataset, or once the set that reads it where it is a member; not if it was named."""
+    done: set[str] = set()
+    named = len(set(keys)) == 1
+    for key in dict.fromkeys(keys):
+        one = runner.plan.set_of(key)
+        if one is None or named or tier not in (None, runner.plan.dataset(key).first_tier.name):
+            yield key, None
+        elif one.name not in done:
+            done.add(one.name)
+            yield f"set {one.name}", one.name
 
 
 @verb(bare=False, content=True)

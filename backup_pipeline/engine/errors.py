@@ -11,6 +11,7 @@ BackupError                 exit code 3: the operation could not be done
 ├── DayUnavailable          a past day that cannot be had honestly
 ├── Conflict                the log moved on in a way that this operation cannot join
 ├── SourceError             a dataset could not be read
+├── HookFailed              a program that was to freeze or thaw a consistent set failed
 └── StoreError              a store did not do as asked
     ├── ObjectMissing       no such name in the store
     ├── ObjectExists        the name is taken by other bytes
@@ -28,6 +29,7 @@ __all__ = [
     "Conflict",
     "DamageError",
     "DayUnavailable",
+    "HookFailed",
     "KeyMissing",
     "NotFound",
     "ObjectExists",
@@ -146,6 +148,10 @@ class Conflict(BackupError):
 
 class SourceError(BackupError):
     """A dataset's source could not be read."""
+
+
+class HookFailed(BackupError):
+    """A freeze or thaw hook could not be started, failed, or took too long."""
 
 
 class StoreError(BackupError):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from backup_pipeline.plan.loading import load_plan
     from backup_pipeline.plan.model import (
         Anomaly,
+        ConsistentSet,
         Dataset,
         Drill,
         Keep,
@@ -32,6 +33,7 @@ __all__ = [
     "PRESETS",
     "Anomaly",
     "Choice",
+    "ConsistentSet",
     "Dataset",
     "Drill",
     "Keep",
@@ -60,6 +62,7 @@ __getattr__ = lazy_names(
         "PRESETS": "backup_pipeline.plan.presets",
         "Anomaly": "backup_pipeline.plan.model",
         "Choice": "backup_pipeline.plan.kinds",
+        "ConsistentSet": "backup_pipeline.plan.model",
         "Dataset": "backup_pipeline.plan.model",
         "Drill": "backup_pipeline.plan.model",
         "Keep": "backup_pipeline.plan.model",

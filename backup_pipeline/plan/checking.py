@@ -30,6 +30,7 @@ _MEANT = {
     "mode": "kind",
     "key": "asset",
     "tz": "timezone",
+    "groups": "sets",
     "destination": "store",
     "destinations": "stores",
     "start_date": "start",

@@ -17,6 +17,7 @@ from backup_pipeline.plan.problems import one_of
 
 __all__ = [
     "Anomaly",
+    "ConsistentSet",
     "Dataset",
     "Drill",
     "Keep",
@@ -183,6 +184,29 @@ class Dataset:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class ConsistentSet:
+    """Datasets that are captured as one cut and restored as one.
+
+    Attributes:
+        name: The set's name.
+        members: Keys of its datasets, in the plan's order of the set.
+        retries: How often a cut that could not be proved is tried again.
+        wait: How long before it is.
+        freeze: Program and arguments that hold the members still; empty where nothing does.
+        thaw: What lets them go again.
+        hook_timeout: How long either may take.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    retries: int = 3
+    wait: timedelta = timedelta(seconds=10)
+    freeze: tuple[str, ...] = ()
+    thaw: tuple[str, ...] = ()
+    hook_timeout: timedelta = timedelta(minutes=5)
+
+
 @dataclass(frozen=True)
 class Plan:
     """The whole declaration.
@@ -196,6 +220,7 @@ class Plan:
         automation: Whether schedules and sensors run by default.
         file: The file it was read from, or None.
         accept_history_change: Names of changes that may hide history.
+        sets: Consistent sets by name; no dataset is in two.
     """
 
     document: Mapping[str, Any]
@@ -210,6 +235,7 @@ class Plan:
     scratch: ScratchSpec | None = None
     accept_history_change: tuple[str, ...] = ()
     file: str | None = field(default=None, compare=False)
+    sets: Mapping[str, ConsistentSet] = field(default_factory=dict[str, ConsistentSet])
 
     @property
     def zone(self) -> ZoneInfo:
@@ -231,6 +257,21 @@ class Plan:
         if found is None:
             raise UsageError(f"the plan has no dataset '{key}'", one_of(key, self.datasets))
         return found
+
+    def consistent_set(self, name: str) -> ConsistentSet:
+        """Returns a consistent set by its name.
+
+        Raises:
+            UsageError: The plan has no such set.
+        """
+        found = self.sets.get(name)
+        if found is None:
+            raise UsageError(f"the plan has no set '{name}'", one_of(name, self.sets))
+        return found
+
+    def set_of(self, dataset: str) -> ConsistentSet | None:
+        """Returns the set that a dataset is a member of; None where it stands alone."""
+        return next((one for one in self.sets.values() if dataset in one.members), None)
 
     def history(self) -> dict[str, Any]:
         """Returns what decides which days exist: start, timezone, and each tier's cadence."""

@@ -12,6 +12,7 @@ from backup_pipeline.plan.cadence import interval
 from backup_pipeline.plan.content import is_list, is_mapping
 from backup_pipeline.plan.model import (
     Anomaly,
+    ConsistentSet,
     Dataset,
     Drill,
     Keep,
@@ -31,6 +32,7 @@ from backup_pipeline.plan.schema import (
     PlanWritten,
     PolicyWritten,
     PricesWritten,
+    SetWritten,
     StoreWritten,
     TierFields,
     TierWritten,
@@ -188,6 +190,19 @@ def resolve_plan(
         scratch=None if scratch is None else ScratchSpec(scratch.url, scratch.max),
         accept_history_change=tuple(plan.accept_history_change),
         file=file,
+        sets={name: _set(name, written) for name, written in plan.sets.items()},
+    )
+
+
+def _set(name: str, written: SetWritten) -> ConsistentSet:
+    return ConsistentSet(
+        name=name,
+        members=tuple(written.members),
+        retries=written.retries,
+        wait=written.wait,
+        freeze=written.freeze or (),
+        thaw=written.thaw or (),
+        hook_timeout=written.hook_timeout,
     )
 
 

@@ -32,6 +32,7 @@ from backup_pipeline.plan.schema import (
     check_long_name,
     check_tags,
 )
+from backup_pipeline.plan.setrules import check_sets
 from backup_pipeline.plan.tierrules import TierGroup, check_tiers
 from backup_pipeline.plan.values import check_name, show_duration
 
@@ -87,6 +88,7 @@ def check_rules(checked: Checked, content: Mapping[str, Any], findings: Findings
             tail = ("asset",) if dataset.asset is not None else ("assets", place)
             found.append((key, (*path, *tail)))
     check_duplicates(found, findings)
+    check_sets(checked, dict(found), findings)
     _check_accepted(rules)
 
 
@@ -107,6 +109,7 @@ def _check_names(rules: _Rules) -> None:
         "stores": check_name,
         "keys": check_name,
         "policies": check_long_name,
+        "sets": check_long_name,
     }
     for key, check in checks.items():
         for name in rules.names(key):

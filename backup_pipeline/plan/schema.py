@@ -50,6 +50,7 @@ __all__ = [
     "PolicyWritten",
     "PricesWritten",
     "ScratchWritten",
+    "SetWritten",
     "StoreWritten",
     "TierFields",
     "TierOverride",
@@ -420,6 +421,32 @@ class DatasetWritten(Written):
         return value
 
 
+def _command(value: Any) -> tuple[str, ...]:
+    """A program and its arguments; no shell reads them, so none can be misread."""
+    form = "write a list, such as [/usr/local/bin/pause-writers, --now]"
+    if not is_list(value):
+        raise mistake("a command is a list of words; no shell takes it apart", form)
+    if not value or any(not isinstance(word, str) or "\0" in word for word in value):
+        raise mistake("not a program and its arguments", form)
+    if not value[0].strip():
+        raise mistake("the program's name is empty", form)
+    return tuple(value)
+
+
+Command = Annotated[tuple[str, ...], PlainValidator(_command)]
+
+
+class SetWritten(Written):
+    """Datasets that are captured as one cut and restored as one."""
+
+    members: list[Asset]
+    retries: Annotated[int, Field(ge=0, le=100, strict=True)] = 3
+    wait: Duration = timedelta(seconds=10)
+    freeze: Command | None = None
+    thaw: Command | None = None
+    hook_timeout: Duration = timedelta(minutes=5)
+
+
 class PlanWritten(Written):
     """The whole plan; what is missing is told by a rule, so that the rest is checked as well."""
 
@@ -439,3 +466,4 @@ class PlanWritten(Written):
     scratch: ScratchWritten | None = None
     policies: dict[str, PolicyWritten] = Field(default_factory=dict[str, PolicyWritten])
     datasets: list[DatasetWritten] = Field(default_factory=list[DatasetWritten])
+    sets: dict[str, SetWritten] = Field(default_factory=dict[str, SetWritten])

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backup_pipeline.engine.errors import BackupError, NotFound, UsageError
+from backup_pipeline.runner.cuts import SetReader
 from backup_pipeline.runner.places import OpenStores, Place
-from backup_pipeline.runner.reading import Reader
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.keys import Secret
@@ -19,7 +19,7 @@ __all__ = ["StoreReader"]
 _STORE = "store"
 
 
-class StoreReader(Reader):
+class StoreReader(SetReader):
     """The verbs that read, over one store.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -17,9 +17,9 @@ from backup_pipeline.engine.errors import (
     UsageError,
 )
 from backup_pipeline.plan.cadence import day_closes_at, local_day
+from backup_pipeline.runner.cuts import SetReader
 from backup_pipeline.runner.finding import utc_now
 from backup_pipeline.runner.places import OpenStores, Place
-from backup_pipeline.runner.reading import Reader
 from backup_pipeline.runner.results import TierStatus
 from backup_pipeline.runner.standing import tier_status
 
@@ -70,8 +70,8 @@ def plan_secrets(plan: Plan, environ: Mapping[str, str], *, need_all: bool) -> l
     return found
 
 
-class PlanReader(Reader):
-    """All that ``Reader`` can do, over a plan's tiers, and what a writer needs of them.
+class PlanReader(SetReader):
+    """All that ``SetReader`` can do, over a plan's tiers, and what a writer needs of them.
 
     Args:
         plan: The plan.
@@ -111,6 +111,15 @@ class PlanReader(Reader):
     def datasets(self) -> list[str]:
         """Keys of the plan's datasets, in its order."""
         return list(self.plan.datasets)
+
+    def sets(self) -> list[str]:
+        """Names of the plan's consistent sets, in its order."""
+        return list(self.plan.sets)
+
+    def _members(self, name: str) -> Sequence[str] | None:
+        """A set's members; of one that the plan no longer has, what its snapshots say."""
+        found = self.plan.sets.get(name)
+        return None if found is None else found.members
 
     def places(self, dataset: str, tier: str | None = None) -> list[Place]:
         """The dataset's tiers, first to last.

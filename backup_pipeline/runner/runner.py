@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from backup_pipeline.engine.errors import (
     Conflict,
@@ -27,19 +27,24 @@ from backup_pipeline.runner.missing import Backfiller
 from backup_pipeline.runner.planned import ONE_DAY
 from backup_pipeline.runner.repairing import Repairer
 from backup_pipeline.runner.results import Result
+from backup_pipeline.runner.setbackup import SetBackup
+from backup_pipeline.runner.setstanding import SetStanding
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.format.record import Snapshot
     from backup_pipeline.engine.keys import Secret
+    from backup_pipeline.engine.operations.work import Prepared
     from backup_pipeline.engine.progress import Report
     from backup_pipeline.engine.repository import Repository
     from backup_pipeline.plan import Dataset, Tier
+    from backup_pipeline.runner.cuts import Cut
     from backup_pipeline.sources.base import Source
 
 __all__ = ["Runner"]
 
 LONGEST_CADENCE_DAYS = 31
-_Make: TypeAlias = "Callable[[str, Snapshot | None, Snapshot | None], Snapshot]"
+T = TypeVar("T")
+_Make: TypeAlias = "Callable[[str, Snapshot | None, Snapshot | None], T]"
 _LATE_HINT = "`late: accept` in the policy stores the present state for a past day, marked late"
 
 
@@ -62,7 +67,7 @@ class _Donor:
     snapshot: Snapshot
 
 
-class Runner(Keeper, Repairer, Accountant, Backfiller):
+class Runner(SetBackup, SetStanding, Keeper, Repairer, Accountant, Backfiller):
     """A plan's verbs without Dagster: back up, copy, and all that its parents can do."""
 
     @staticmethod
@@ -159,8 +164,18 @@ class Runner(Keeper, Repairer, Accountant, Backfiller):
         chosen = self._day(spec, rules, day)
         task = _Task(spec, rules, chosen, kind, force)
         if rules.reads_source:
+            self._require_alone(spec)
             return self._from_source(task)
         return self._from_tier(task)
+
+    def _require_alone(self, spec: Dataset) -> None:
+        """A member of a set is read with the others or not at all."""
+        one = self.plan.set_of(spec.key)
+        if one is not None:
+            raise UsageError(
+                f"{spec.key} is a member of set {one.name}, which is captured as one",
+                f"`backup-pipeline backup --set {one.name}`",
+            )
 
     def _from_source(self, task: _Task) -> Result:
         spec, closed = task.dataset, self.is_closed(task.day)
@@ -213,6 +228,30 @@ class Runner(Keeper, Repairer, Accountant, Backfiller):
         reason = f"{snapshot.day} has its {snapshot.timing} snapshot; nothing was read"
         return Result(snapshot, False, reason, tuple(self.notices))
 
+    def _prepare_member(
+        self, spec: Dataset, day: date, kind: str | None, timing: str, source: Source
+    ) -> tuple[Prepared, str]:
+        """Read a member of a set, up to the record that commits it; with why it has its kind."""
+        task = _Task(spec, spec.first_tier, day, kind, False)
+        repository = self._writable(spec, task.rules)
+        from backup_pipeline.engine.operations.backup import prepare
+
+        def read(kind: str, parent: Snapshot | None, base: Snapshot | None) -> Prepared:
+            return prepare(
+                repository,
+                source,
+                day=day,
+                kind=kind,
+                parent=parent,
+                base=base,
+                timing=timing,
+                clock=self._clock,
+                report=self._report,
+                notice=self._notice,
+            )
+
+        return self._make(task, repository, read)
+
     def _read(self, task: _Task, source: Source | None, timing: str) -> Result:
         source = source or self._source(task.dataset, task.day)
         repository = self._writable(task.dataset, task.rules)
@@ -243,7 +282,7 @@ class Runner(Keeper, Repairer, Accountant, Backfiller):
             )
         return Result(snapshot, True, reason, tuple(self.notices))
 
-    def _make(self, task: _Task, repository: Repository, make: _Make) -> tuple[Snapshot, str]:
+    def _make(self, task: _Task, repository: Repository, make: _Make[T]) -> tuple[T, str]:
         """A snapshot of the kind that is due, and why; a full where nothing sound is built on."""
         try:
             return self._make_once(task, repository, make)
@@ -252,7 +291,7 @@ class Runner(Keeper, Repairer, Accountant, Backfiller):
             self._notice(f"begun anew: {error.message}")
             return self._make_once(task, repository, make)
 
-    def _make_once(self, task: _Task, repository: Repository, make: _Make) -> tuple[Snapshot, str]:
+    def _make_once(self, task: _Task, repository: Repository, make: _Make[T]) -> tuple[T, str]:
         history = repository.snapshots()
         choice = choose_kind(task.rules, history, task.day, task.kind)
         parent, base = _by_id(history, choice.parent_id), _by_id(history, choice.base_id)
@@ -269,6 +308,11 @@ class Runner(Keeper, Repairer, Accountant, Backfiller):
     def _from_tier(self, task: _Task) -> Result:
         if not self.is_closed(task.day):
             raise self._open_day(task)
+        one = self.plan.set_of(task.dataset.key)
+        cut = self._cut_of(one.name, task.day) if one is not None else None
+        if cut is not None and task.dataset.key in cut.found:
+            # Its siblings take the same one, so that the tier has a whole cut.
+            return self._of_cut(task, cut)
         present = None if task.force else self._present(task)
         if present is not None and present.finished_at >= day_closes_at(task.day, self.plan.zone):
             return self._kept(present)
@@ -279,6 +323,27 @@ class Runner(Keeper, Repairer, Accountant, Backfiller):
         if donors:
             return self._copy(task, donors)
         return self._substitute(task)
+
+    def _copy_member(self, spec: Dataset, rules: Tier, cut: Cut, kind: str | None) -> Result:
+        """Make sure that a tier has a member's snapshot of a cut."""
+        return self._of_cut(_Task(spec, rules, cut.day, kind, False), cut)
+
+    def _of_cut(self, task: _Task, cut: Cut) -> Result:
+        """The snapshot of a cut, copied from whichever tier has it."""
+        spec, rules = task.dataset, task.rules
+        own = self._stores.repository(rules.store, spec.key)
+        present = self._cut_in(own, cut, spec.key) if own is not None else None
+        if present is not None and not task.force:
+            return self._kept(present)
+        donors = [
+            _Donor(repository, snapshot)
+            for repository in self._reachable(spec, but=rules.name)
+            if (snapshot := self._cut_in(repository, cut, spec.key)) is not None
+        ]
+        donors.sort(key=lambda one: one.repository.tier != rules.from_)
+        if present is not None and not donors:
+            return self._kept(present)
+        return self._copy(task, donors)
 
     def _substitute(self, task: _Task) -> Result:
         """The nearest good snapshot of another day, marked late, where the tier allows it."""

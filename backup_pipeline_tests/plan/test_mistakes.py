@@ -11,6 +11,7 @@ from backup_pipeline.plan import load_plan
 from backup_pipeline_tests.plan import (
     mistakes_datasets,
     mistakes_drills,
+    mistakes_sets,
     mistakes_tiers,
     mistakes_whole,
 )
@@ -21,6 +22,7 @@ MISTAKES = [
     *mistakes_tiers.MISTAKES,
     *mistakes_datasets.MISTAKES,
     *mistakes_drills.MISTAKES,
+    *mistakes_sets.MISTAKES,
 ]
 
 
