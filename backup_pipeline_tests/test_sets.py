@@ -341,6 +341,35 @@ def test_status_counts_a_day_only_with_every_member(scene: Scene) -> None:
     assert cloud.lacking == {date(2026, 11, 20): (CONFIG, MODEL)}
 
 
+def test_expiry_keeps_a_days_cut_whole_although_a_member_has_a_newer_snapshot(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = {**DAILY, "keep": {"weekly": 2}}
+    more = {"policies": {"default": {"tiers": [{"name": "local", **keep}]}}}
+    runner = scene.runner(more)
+    made = runner.backup_set("champion")
+    commit = Prepared.commit
+
+    def stops_after_images(self: Prepared, *arguments: Any) -> Any:
+        if self.snapshot.dataset != IMAGES:
+            raise KeyboardInterrupt
+        return commit(self, *arguments)
+
+    for number in (1, 2):
+        scene.now += timedelta(hours=12)  # later that day, and on the next one
+        scene.write(IMAGES, f"newer {number}")
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Prepared, "commit", stops_after_images)
+            runner.backup_set("champion")
+    scene.now += timedelta(days=3)
+    assert runner.backup_set("champion").ok
+    for key in MEMBERS:
+        runner.expire(key, "local", apply=True)
+    assert made.cut is not None
+    assert made.cut.id in [one.id for one in scene.runner(more).cuts("champion") if one.whole]
+    assert len(runner.snapshots(IMAGES)) == 2
+
+
 def test_days_before_the_first_cut_and_expired_ones_are_not_missing() -> None:
     days = [date(2026, 11, number) for number in range(1, 6)]
     assert missing_cuts(days, [], set()) == ([], {})

@@ -70,12 +70,16 @@ class Protection:
         pinned: Snapshot id to the words of its pin.
         lock: How long after its end a snapshot's objects are locked in the store.
         awaited: Days whose best snapshot later tiers have still to copy, with these tiers.
+        cuts: Of a member of a consistent set: ids of the snapshots of each day's best whole cut.
+            They stand for their periods before all others, as their siblings do in the other
+            members' repositories, so that a cut is kept, or goes, as one.
     """
 
     legal_hold: str | None = None
     pinned: Mapping[str, str] = field(default_factory=dict[str, str])
     lock: timedelta | None = None
     awaited: Mapping[date, Sequence[str]] = field(default_factory=dict[date, Sequence[str]])
+    cuts: frozenset[str] = frozenset()
 
 
 def decide(
@@ -114,12 +118,15 @@ def decide(
             if gone is not None:
                 overdue[day] = gone
             else:
-                _note_rules(versions, keep, reasons, zone, by_day=False)
+                _note_rules(versions, keep, reasons, zone, by_day=False, cuts=protection.cuts)
                 _note_last_good(versions, reasons, "the newest good version of its slice")
     else:
-        _note_rules(snapshots, keep, reasons, zone, by_day=True)
+        _note_rules(snapshots, keep, reasons, zone, by_day=True, cuts=protection.cuts)
         _note_last_good(snapshots, reasons, "the newest good one")
-    best = {day: max(members, key=_rank) for day, members in days.items()}
+    best = {
+        day: max(members, key=lambda one: (one.id in protection.cuts, _rank(one)))
+        for day, members in days.items()
+    }
     _note_protection(snapshots, best, protection, reasons, now)
     _note_bases(snapshots, reasons)
     return [
@@ -152,6 +159,7 @@ def _note_rules(
     zone: ZoneInfo,
     *,
     by_day: bool,
+    cuts: frozenset[str] = frozenset(),
 ) -> None:
     def day(one: Retained) -> date:
         return one.day if by_day else local_day(one.captured_at, zone)
@@ -182,7 +190,8 @@ def _note_rules(
         for members in groups.values():
             if found == count:
                 break
-            chosen = _of_period(members, day if name in in_days else None)
+            of_cuts = [one for one in members if one.id in cuts] if name in in_days else []
+            chosen = _of_period(of_cuts or members, day if name in in_days else None)
             if chosen.status == "complete":
                 found += 1
                 reasons[chosen.id].append(f"{name} {found} of {count}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from backup_pipeline.engine.errors import BackupError, NotFound, UsageError
 from backup_pipeline.plan.retention import Protection, Verdict, awaited_days, decide
+from backup_pipeline.runner.cuts import best_cuts
 from backup_pipeline.runner.planned import PlanReader
 
 if TYPE_CHECKING:
@@ -238,6 +239,7 @@ class Keeper(PlanReader):
             pinned=repository.state.pinned,
             lock=timedelta(days=rules.lock.days) if rules.lock is not None else None,
             awaited=awaited,
+            cuts=self._in_best_cuts(spec, rules),
         )
         return decide(
             repository.snapshots(),
@@ -248,6 +250,14 @@ class Keeper(PlanReader):
             slices=slices,
             keep_slices=spec.keep_slices,
         )
+
+    def _in_best_cuts(self, spec: Dataset, rules: Tier) -> frozenset[str]:
+        """Ids of a set member's snapshots in each day's best whole cut of this tier."""
+        one = self.plan.set_of(spec.key)
+        if one is None or any(rules.name not in self.plan.dataset(k).tiers for k in one.members):
+            return frozenset()
+        whole = best_cuts(self.cuts(one.name, rules.name)).values()
+        return frozenset(cut.found[spec.key].id for cut in whole if spec.key in cut.found)
 
     def _stored(self, spec: Dataset, *, but: str) -> dict[str, Sequence[Snapshot] | None]:
         """What the other tiers hold; None of one that cannot be asked, which then counts as
