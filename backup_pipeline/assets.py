@@ -1,6 +1,6 @@
 """Tiers as day-partitioned assets: one run makes sure that a tier has its snapshot of a day."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
@@ -20,7 +20,14 @@ from backup_pipeline.metadata import (
 from backup_pipeline.resources import Wiring, failure
 from backup_pipeline.translator import TierAsset
 
-__all__ = ["BackupConfig", "build_backup_asset", "retry_policy"]
+__all__ = [
+    "BackupConfig",
+    "build_backup_asset",
+    "latest_storage_id",
+    "materialized",
+    "retry_policy",
+    "sentence_of",
+]
 
 HISTORY_EVENTS = 1000
 """How many materializations are read for the picture: an hourly tier makes 720 in its 30 days."""
@@ -76,8 +83,10 @@ def build_backup_asset(asset: TierAsset, wiring: Wiring) -> dg.AssetsDefinition:
             )
         except BackupError as error:
             raise failure(error) from None
-        context.log.info(_sentence(asset, answer))
-        return _result(context, asset, answer, upstream if asset.tier.from_ == "source" else None)
+        context.log.info(sentence_of(asset, answer))
+        return materialized(
+            context, asset, answer, upstream if asset.tier.from_ == "source" else None
+        )
 
     return backup
 
@@ -101,12 +110,22 @@ def latest_storage_id(instance: dg.DagsterInstance, asset_key: dg.AssetKey) -> s
     return str(records[0].storage_id) if records else None
 
 
-def _result(
+def materialized(
     context: dg.AssetExecutionContext,
     asset: TierAsset,
     answer: Mapping[str, Any],
     upstream: str | None,
+    checks: Sequence[dg.AssetCheckResult] = (),
 ) -> dg.MaterializeResult:
+    """What a run says of one dataset's snapshot.
+
+    Args:
+        context: The run.
+        asset: The dataset in its tier.
+        answer: A backup's answer as JSON.
+        upstream: Which materialization of the dataset's own asset it was taken after.
+        checks: Results of further checks, beside ``complete``.
+    """
     snapshot = answer["snapshot"]
     stored = _history(context.instance, asset, date.fromisoformat(snapshot["day"]))
     if answer["created"]:
@@ -126,8 +145,13 @@ def _result(
         data_version=dg.DataVersion(snapshot["digest"]),
         check_results=[
             dg.AssetCheckResult(
-                check_name="complete", passed=passed, description=sentence, metadata=said
-            )
+                check_name="complete",
+                asset_key=asset.asset_key,
+                passed=passed,
+                description=sentence,
+                metadata=said,
+            ),
+            *checks,
         ],
     )
 
@@ -144,7 +168,8 @@ def _history(instance: dg.DagsterInstance, asset: TierAsset, last: date) -> dict
     )
 
 
-def _sentence(asset: TierAsset, answer: Mapping[str, Any]) -> str:
+def sentence_of(asset: TierAsset, answer: Mapping[str, Any]) -> str:
+    """One line of what a backup came to."""
     snapshot = answer["snapshot"]
     verb = "made" if answer["created"] else "kept"
     return (

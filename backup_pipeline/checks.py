@@ -25,6 +25,7 @@ from backup_pipeline.translator import TierAsset
 
 __all__ = [
     "COMPLETE",
+    "CONSISTENT",
     "FRESH",
     "HOURS_COVERED",
     "MAKES_SENSE",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 COMPLETE = "complete"
+CONSISTENT = "consistent"
 MATCHES = "matches"
 FRESH = "fresh"
 HOURS_COVERED = "hours_covered"
@@ -263,14 +265,21 @@ def _fresh(assets: Sequence[TierAsset], wiring: Wiring) -> dg.AssetChecksDefinit
         chosen = [asset for asset_key, asset in by_key.items() if asset_key in wanted]
         only = {asset.dataset.key for asset in chosen}
         arguments = {"dataset": only.pop()} if len(only) == 1 else {}
+        sets: dict[tuple[str, str], Any] = {}
         try:
             standings = _run(context, wiring, "status", arguments)
+            if any(asset.consistent_set for asset in chosen):
+                found_sets = _run(context, wiring, "set_status", {})
+                sets = {(one["set"], one["tier"]): one for one in found_sets}
         except BackupError as error:
             raise failure(error) from None
         found = {(one["dataset"], one["tier"]): one for one in standings}
         for asset in chosen:
-            standing = found[asset.dataset.key, asset.tier.name]
-            yield _result(asset, FRESH, *fresh_verdict(standing))
+            verdict = fresh_verdict(found[asset.dataset.key, asset.tier.name])
+            if asset.consistent_set is not None:
+                standing = sets[asset.consistent_set.name, asset.tier.name]
+                verdict = with_set(verdict, standing)
+            yield _result(asset, FRESH, *verdict)
 
     return fresh
 
@@ -299,6 +308,24 @@ def fresh_verdict(standing: Mapping[str, Any]) -> Verdict:
         first = f"the newest good snapshot was read {human_seconds(age_s or 0.0)} ago"
     limit = "no RPO is set" if rpo_s is None else f"the RPO is {human_seconds(rpo_s)}"
     return bool(standing["fresh"]), f"{first}; {limit}", said
+
+
+def with_set(verdict: Verdict, standing: Mapping[str, Any]) -> Verdict:
+    """A tier's freshness, with that of the set that its dataset is a member of."""
+    passed, sentence, said = verdict
+    said = said | {
+        key("set"): standing["set"],
+        key("set_missing_day_count"): len(standing["missing_days"]),
+    }
+    newest = standing["newest"]
+    if standing["error"]:
+        news = f"could not be asked: {standing['error']}"
+    elif newest is None:
+        news = "has no whole cut yet"
+    else:
+        said[key("cut")] = newest["cut"]
+        news = f"has a whole cut, read {human_seconds(standing['age_s'])} ago"
+    return passed and bool(standing["fresh"]), f"{sentence}; set {standing['set']} {news}", said
 
 
 def _hours_covered(assets: Sequence[TierAsset], wiring: Wiring) -> dg.AssetChecksDefinition:

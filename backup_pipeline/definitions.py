@@ -31,6 +31,7 @@ from backup_pipeline.schedules import (
     build_tier_schedules,
 )
 from backup_pipeline.sensors import build_change_sensor
+from backup_pipeline.setassets import build_set_assets, build_set_checks
 from backup_pipeline.translator import BackupTranslator, Upstream, dataset_key, lay_out
 
 if TYPE_CHECKING:
@@ -99,10 +100,11 @@ def build_backup_defs(
     sensor = build_change_sensor(tier_jobs, wiring)
     return dg.Definitions(
         assets=[
-            *(build_backup_asset(asset, wiring) for asset in assets),
+            *(build_backup_asset(asset, wiring) for asset in assets if asset.together is None),
+            *build_set_assets(assets, wiring),
             *_external_specs(plan, external_assets),
         ],
-        asset_checks=build_checks(assets, wiring),
+        asset_checks=[*build_checks(assets, wiring), *build_set_checks(assets, wiring)],
         jobs=[
             *(tier.job for tier in tier_jobs),
             *check_jobs.values(),

@@ -10,7 +10,6 @@ import dagster as dg
 from pydantic import Field
 
 from backup_pipeline.checks import (
-    COMPLETE,
     FRESH,
     HOURS_COVERED,
     covers_hours,
@@ -21,7 +20,7 @@ from backup_pipeline.engine.progress import human_bytes, human_seconds
 from backup_pipeline.metadata import key
 from backup_pipeline.resources import Wiring, failure
 from backup_pipeline.runner import parse_time
-from backup_pipeline.runs import recorder
+from backup_pipeline.runs import recorder, step_checks
 from backup_pipeline.sync import list_stored, sync_tiers
 from backup_pipeline.translator import TierAsset
 
@@ -91,7 +90,7 @@ def _cadence_word(asset: TierAsset) -> str:
 def _tier_job(name: str, assets: Sequence[TierAsset]) -> Any:
     """Backups and their ``complete`` check; the expensive checks stay out of scheduled runs."""
     keys = [asset.asset_key for asset in assets]
-    checks = [asset.check_key(COMPLETE) for asset in assets]
+    checks = [check for asset in assets for check in step_checks(asset)]
     selection = dg.AssetSelection.assets(*keys).without_checks() | dg.AssetSelection.checks(*checks)
     return dg.define_asset_job(
         name,

@@ -102,6 +102,14 @@ def snapshot_metadata(
         said[key("problems")] = _problems_table(snapshot.get("problems") or ())
     said[key("snapshot")] = snapshot["id"]
     said |= _words(snapshot, ("digest", "chain", "parent", "base"))
+    cut = snapshot.get("cut")
+    if cut:
+        said |= {
+            key("set"): cut["set"],
+            key("cut"): cut["id"],
+            key("cut_proof"): cut["proof"],
+            key("cut_members"): ", ".join(cut["members"]),
+        }
     origin = snapshot.get("origin")
     if origin:
         said[key("copied_from")] = f"{origin.get('tier')}: {origin.get('snapshot')}"

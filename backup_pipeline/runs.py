@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from backup_pipeline.checks import COMPLETE, CONSISTENT
 from backup_pipeline.metadata import REPOSITORY_TAG
 from backup_pipeline.translator import TierAsset
 
 if TYPE_CHECKING:
     from backup_pipeline.jobs import TierJob
 
-__all__ = ["ACTIVE", "Record", "busy_repositories", "recorder", "run_tags"]
+__all__ = [
+    "ACTIVE",
+    "Record",
+    "busy_repositories",
+    "companions",
+    "recorder",
+    "run_tags",
+    "step_checks",
+]
 
 Record = Callable[[dg.AssetMaterialization | dg.AssetCheckEvaluation], None]
 
@@ -27,6 +36,19 @@ ACTIVE = [
 
 MOST_ACTIVE_RUNS = 5000
 """How many queued or active runs are looked at; a backfill of years may queue more."""
+
+
+def companions(asset: TierAsset, assets: Sequence[TierAsset]) -> list[TierAsset]:
+    """All that one step captures with an asset, itself included, in the plan's order."""
+    if asset.together is None:
+        return [asset]
+    return [one for one in assets if one.together == asset.together]
+
+
+def step_checks(asset: TierAsset) -> list[dg.AssetCheckKey]:
+    """The checks that a backup's own step evaluates."""
+    checks = [asset.check_key(COMPLETE)]
+    return [*checks, asset.check_key(CONSISTENT)] if asset.together is not None else checks
 
 
 def run_tags(asset: TierAsset, more: Mapping[str, str] | None = None) -> dict[str, str]:

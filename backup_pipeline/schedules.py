@@ -6,11 +6,11 @@ from typing import Any
 
 import dagster as dg
 
-from backup_pipeline.checks import COMPLETE, FRESH, HOURS_COVERED
+from backup_pipeline.checks import FRESH, HOURS_COVERED
 from backup_pipeline.jobs import Job, TierJob, drills_due
 from backup_pipeline.plan.cadence import due_day
 from backup_pipeline.resources import Wiring
-from backup_pipeline.runs import busy_repositories, run_tags
+from backup_pipeline.runs import busy_repositories, companions, run_tags, step_checks
 from backup_pipeline.translator import TierAsset
 
 __all__ = [
@@ -93,6 +93,8 @@ def tier_requests(
     skipped: list[str] = []
     requested = 0
     for asset in assets:
+        if companions(asset, assets)[0] is not asset:
+            continue  # its set was looked at with its first member
         dataset = asset.dataset
         day = due_day(asset.tier, moment, wiring.plan.zone, dataset.holds)
         if day is None or day < wiring.plan.start:
@@ -103,12 +105,13 @@ def tier_requests(
                 skipped.append(dataset.key)
                 continue
         requested += 1
+        step = companions(asset, assets)
         yield dg.RunRequest(
             run_key=f"{asset.repository}:{moment.astimezone(UTC).isoformat(timespec='minutes')}",
             partition_key=day.isoformat(),
-            asset_selection=[asset.asset_key],
+            asset_selection=[one.asset_key for one in step],
             # Left out, Dagster adds every check of the asset, the expensive ones too.
-            asset_check_keys=[asset.check_key(COMPLETE)],
+            asset_check_keys=[check for one in step for check in step_checks(one)],
             tags=run_tags(asset),
         )
     if skipped:

@@ -14,7 +14,6 @@ from typing import Any
 import dagster as dg
 
 from backup_pipeline.assets import latest_storage_id
-from backup_pipeline.checks import COMPLETE
 from backup_pipeline.engine.errors import BackupError
 from backup_pipeline.event_log import asset_places
 from backup_pipeline.jobs import TierJob
@@ -31,7 +30,7 @@ from backup_pipeline.metadata import (
 from backup_pipeline.plan.cadence import local_day
 from backup_pipeline.resources import Wiring
 from backup_pipeline.runner import Runner
-from backup_pipeline.runs import busy_repositories, run_tags
+from backup_pipeline.runs import busy_repositories, companions, run_tags, step_checks
 from backup_pipeline.translator import TierAsset
 
 __all__ = ["TICK_BUDGET_S", "Fingerprints", "Watch", "build_change_sensor", "watched"]
@@ -196,6 +195,7 @@ class Watch:
                 continue
             found = self._look_at(job, asset)
             if found is not None:
+                busy.add(asset.repository)  # one run captures all members of a set
                 requests.append(found[0])
                 observations += found[1]
         else:
@@ -260,13 +260,14 @@ class Watch:
         attempt = self._instance.get_runs_count(
             dg.RunsFilter(tags={REPOSITORY_TAG: asset.repository, CHANGE_TAG: change})
         )
+        step = companions(asset, job.assets)
         return dg.RunRequest(
             run_key=f"{asset.repository}:{day}:{change}:{attempt}",
             job_name=job.name,
             partition_key=day,
-            asset_selection=[asset.asset_key],
+            asset_selection=[one.asset_key for one in step],
             # Left out, Dagster adds every check of the asset, the expensive ones too.
-            asset_check_keys=[asset.check_key(COMPLETE)],
+            asset_check_keys=[check for one in step for check in step_checks(one)],
             tags=tags,
         )
 
@@ -281,6 +282,8 @@ class Watch:
             tags = (materialization.tags or {}) if materialization else {}
             if materialization is None or tags.get(STATUS_TAG) != "complete":
                 continue
+            if asset.together is not None and mentioned(materialization.metadata, "cut") is None:
+                continue  # its set could not be captured then: there is still something to do
             captured = mentioned(materialization.metadata, "captured_at")
             if captured is None:
                 continue

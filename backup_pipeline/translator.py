@@ -11,7 +11,7 @@ import dagster as dg
 
 from backup_pipeline.engine.errors import UsageError
 from backup_pipeline.metadata import DATASET, NAMESPACE, key
-from backup_pipeline.plan import Dataset, Plan, Tier
+from backup_pipeline.plan import ConsistentSet, Dataset, Plan, Tier
 from backup_pipeline.plan import cadence as plan_cadence
 
 __all__ = ["BackupTranslator", "TierAsset", "Upstream", "dataset_key", "lay_out"]
@@ -77,9 +77,12 @@ class TierAsset:
         spec: The asset's spec, with its partitions and dependencies.
         partitions: Its cadence days.
         pool: Limits how many runs use its store at a time.
-        repository: Tag value that is unique to this dataset and tier.
+        repository: Tag value that is unique to this dataset and tier, or to the set of which one
+            step captures it in this tier.
         label: Name of its op: letters, digits and underscores, unique among the plan's.
         today: Whether today's partition exists, because the source is read on the day itself.
+        consistent_set: The set that the dataset is a member of, where all of its members have this
+            tier.
     """
 
     dataset: Dataset
@@ -90,6 +93,7 @@ class TierAsset:
     repository: str
     label: str
     today: bool
+    consistent_set: ConsistentSet | None = None
 
     @property
     def asset_key(self) -> dg.AssetKey:
@@ -105,6 +109,11 @@ class TierAsset:
     def first(self) -> bool:
         """Whether it is its dataset's first tier."""
         return self.dataset.first_tier.name == self.tier.name
+
+    @property
+    def together(self) -> str | None:
+        """Name of the set with whose other members one step captures it; None where it is alone."""
+        return self.consistent_set.name if self.consistent_set and self.first else None
 
     @property
     def due(self) -> str:
@@ -156,7 +165,8 @@ def lay_out(
             taken[spec.key] = here
             asset = _tier_asset(plan, dataset, tier, specs, name, known)
             if asset.label in labels:
-                asset = replace(asset, label=f"{asset.label}_{asset.repository[:8]}")
+                digest = hashlib.sha256(spec.key.to_string().encode()).hexdigest()
+                asset = replace(asset, label=f"{asset.label}_{digest[:8]}")
             labels.add(asset.label)
             assets.append(asset)
     return assets
@@ -187,6 +197,11 @@ def _tier_asset(
         _with_mapping(dep, dataset, known.get(own), plan) if dep.asset_key == own else dep
         for dep in spec.deps
     ]
+    one = plan.set_of(dataset.key)
+    if one is not None and any(tier.name not in plan.dataset(key).tiers for key in one.members):
+        one = None
+    # What is captured as one is queued, limited and looked for as one.
+    what = f"set\0{one.name}" if one and tier is dataset.first_tier else dataset.key
     if not tier.reads_source:
         deps.append(dg.AssetDep(specs[tier.from_].key, partition_mapping=day_to_day()))
     return TierAsset(
@@ -195,9 +210,10 @@ def _tier_asset(
         spec=spec.replace_attributes(deps=deps, partitions_def=partitions),
         partitions=partitions,
         pool=dataset.run.pool or f"{name}_{tier.store}",
-        repository=hashlib.sha256(f"{tier.name}\0{dataset.key}".encode()).hexdigest()[:32],
+        repository=hashlib.sha256(f"{tier.name}\0{what}".encode()).hexdigest()[:32],
         label="__".join(_plain(part) for part in spec.key.path),
         today=today,
+        consistent_set=one,
     )
 
 
