@@ -297,9 +297,19 @@ def test_a_closed_day_is_answered_with_its_cut_or_copied_back_or_refused(scene: 
     assert back.cut.id == first.cut.id
     with pytest.raises(DayUnavailable, match="no tiers hold a whole cut"):
         scene.runner().backup_set("champion", day=date(2026, 11, 18))
-    late = scene.runner({"late": "accept"}).backup_set("champion", day=date(2026, 11, 18))
-    assert late.cut is not None
-    assert late.cut.timing == "late"
+    late = scene.runner({"late": "accept", "start": "2026-11-17"})
+    made = late.backup_set("champion", day=date(2026, 11, 18))
+    assert made.cut is not None
+    assert made.cut.timing == "late"
+    filled = late.backfill(tier="local", until=date(2026, 11, 19))
+    assert not filled.left
+    assert {one.missed.day.day for one in filled.filled} == {17, 19}
+    assert [(one.day.day, one.whole) for one in late.cuts("champion", "local")] == [
+        (17, True),
+        (18, True),
+        (19, True),
+        (20, True),
+    ]
 
 
 def test_later_tiers_copy_the_days_cut_although_a_member_has_a_newer_snapshot(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -41,12 +42,13 @@ class Subject:
 
     Attributes:
         dataset: Its key.
-        source: Where it is read from.
+        open: Opens its source. Each look is taken through one of its own: a source may answer from
+            the state in which it was first asked.
         prepare: Reads and stores it up to the record that commits it; with why it has its kind.
     """
 
     dataset: str
-    source: Source
+    open: Callable[[], Source]
     prepare: Callable[[], tuple[Prepared, str]]
 
 
@@ -129,11 +131,11 @@ def _attempt(
         except HookFailed as error:
             # It costs the cut, not the backups: the members are read as they would be without it.
             captured.freeze_error = error
-        before = _fingerprints(subjects, captured)
-        sleep(max((one.source.clock_granularity_ns for one in subjects), default=0) / 1e9)
+        before, coarsest_ns = _fingerprints(subjects, captured)
+        sleep(coarsest_ns / 1e9)
         for one in subjects:
             _read(one, before, captured, read_as)
-        after = _fingerprints(subjects, captured)
+        after, _ = _fingerprints(subjects, captured)
         try:
             bracket.thaw()
         except HookFailed as error:
@@ -167,14 +169,20 @@ def _read(
         read_as[key] = before[key]
 
 
-def _fingerprints(subjects: Sequence[Subject], captured: Captured) -> dict[str, str]:
-    """Of all members that can be asked; the others are among the errors from then on."""
+def _fingerprints(subjects: Sequence[Subject], captured: Captured) -> tuple[dict[str, str], int]:
+    """Of all members that can be asked, and how coarse the coarsest of their clocks is (ns).
+
+    The others are among the errors from then on.
+    """
     found: dict[str, str] = {}
+    coarsest_ns = 0
     for one in subjects:
         if one.dataset in captured.errors:
             continue
         try:
-            found[one.dataset] = one.source.fingerprint()
+            with closing(one.open()) as source:
+                found[one.dataset] = source.fingerprint()
+                coarsest_ns = max(coarsest_ns, source.clock_granularity_ns)
         except BackupError as error:
             captured.errors[one.dataset] = error
-    return found
+    return found, coarsest_ns

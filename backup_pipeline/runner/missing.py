@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from backup_pipeline.engine.format.record import Snapshot
     from backup_pipeline.plan import Dataset, Tier
     from backup_pipeline.runner.results import Result
+    from backup_pipeline.runner.setbackup import SetResult
     from backup_pipeline.sources.base import Source
 
 __all__ = ["BackfillReport", "Backfiller", "Filled", "Missed", "by_run"]
@@ -133,6 +134,12 @@ class Backfiller(PlanReader):
     ) -> Result:
         """Make sure that a tier has its snapshot of a day."""
 
+    @abstractmethod
+    def backup_set(
+        self, name: str, tier: str | None = None, *, day: date | None = None
+    ) -> SetResult:
+        """Make sure that a tier has a whole cut of a set for a day."""
+
     def missing(
         self,
         dataset: str | None = None,
@@ -201,7 +208,7 @@ class Backfiller(PlanReader):
                 report.left.append(replace(one, reason=reason))
                 continue
             try:
-                result = self.backup(one.dataset, one.tier, day=one.day)
+                result = self._fill(one)
             except BackupError as error:
                 report.left.append(replace(one, reason=error.message))
                 told = f"failed: {error.message}"
@@ -212,6 +219,17 @@ class Backfiller(PlanReader):
                 tell(one, told)
         report.notices = list(dict.fromkeys(report.notices))
         return report
+
+    def _fill(self, one: Missed) -> Result:
+        """The snapshot of a day; a member of a consistent set gets it together with the others."""
+        of = self.plan.set_of(one.dataset)
+        if of is None or one.tier != self.plan.dataset(one.dataset).first_tier.name:
+            return self.backup(one.dataset, one.tier, day=one.day)
+        made = self.backup_set(of.name, day=one.day)
+        if one.dataset in made.errors:
+            raise made.errors[one.dataset]
+        said = () if made.cut is not None else (made.reason,)
+        return replace(made.results[one.dataset], notices=(*made.notices, *said))
 
     def _note(self, report: BackfillReport, one: Missed, snapshot: Snapshot) -> str:
         if is_good(snapshot):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -178,10 +179,22 @@ class SetBackup(PlanReader):
         timing = "on-time"
         if specs[0].holds == "slice":
             timing = "exact"
+        elif closed and self._knows_past(specs, day):
+            timing = "exact"
         elif closed:
             timing = "late"
             self._require_late(name, day, specs)
         return self._capture(work, specs, timing)
+
+    def _knows_past(self, specs: Sequence[Dataset], day: date) -> bool:
+        """Whether every member's source can say how it was when that day ended: one moment."""
+        try:
+            for spec in specs:
+                with closing(self._source(spec, day)) as source, closing(source.as_of(day)):
+                    pass
+        except DayUnavailable:
+            return False
+        return True
 
     def _require_late(self, name: str, day: date, specs: Sequence[Dataset]) -> None:
         """A past day that no tier has: present state stands for it only where all members allow."""
@@ -189,8 +202,8 @@ class SetBackup(PlanReader):
         if refusing:
             days = sorted({*best_cuts(self.cuts(name)), self.today()})
             raise DayUnavailable(
-                f"set {name} of {day} cannot be had: no tiers hold a whole cut of that day, and a"
-                f" set's sources know no past states; days that can be had:"
+                f"set {name} of {day} cannot be had: no tiers hold a whole cut of that day, and not"
+                f" all members' sources know that past state; days that can be had:"
                 f" {describe_days(days, day)}",
                 f"`late: accept` for every member ({', '.join(refusing)} refuses) stores the"
                 " present state for a past day, marked late",
@@ -264,12 +277,16 @@ class SetBackup(PlanReader):
     def _subject(self, spec: Dataset, work: _Work, timing: str) -> Subject:
         from backup_pipeline.runner.capture import Subject
 
-        source = self._source(spec, work.day)
+        def open_source() -> Source:
+            source = self._source(spec, work.day)
+            past = timing == "exact" and spec.holds == "whole"
+            return source.as_of(work.day) if past else source
 
         def prepare() -> tuple[Prepared, str]:
-            return self._prepare_member(spec, work.day, work.kind, timing, source)
+            with closing(open_source()) as source:
+                return self._prepare_member(spec, work.day, work.kind, timing, source)
 
-        return Subject(spec.key, source, prepare)
+        return Subject(spec.key, open_source, prepare)
 
     def _hook_environ(self) -> dict[str, str]:
         """This process's environment without the plan's keys: a hook has no business with them."""
