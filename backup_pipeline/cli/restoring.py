@@ -118,7 +118,7 @@ def restore(
                 day=day_or_none(day),
                 at=parse_time(at, reader.zone) if at else None,
                 dry_run=dry_run,
-                show_member=_show_restore,
+                show_member=lambda one: _show_restore(one, loading),
             )
         report = reader.restore(
             call.wanted(reader),

@@ -123,8 +123,9 @@ def decide(
     else:
         _note_rules(snapshots, keep, reasons, zone, by_day=True, cuts=protection.cuts)
         _note_last_good(snapshots, reasons, "the newest good one")
+    cuts = protection.cuts
     best = {
-        day: max(members, key=lambda one: (one.id in protection.cuts, _rank(one)))
+        day: max(members, key=lambda one: (one.id in cuts, _rank(one)))
         for day, members in days.items()
     }
     _note_protection(snapshots, best, protection, reasons, now)

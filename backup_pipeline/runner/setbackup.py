@@ -177,9 +177,7 @@ class SetBackup(PlanReader):
         if whole is not None and set(work.one.members) <= set(whole.members):
             return self._bring(work, tier, whole)
         timing = "on-time"
-        if specs[0].holds == "slice":
-            timing = "exact"
-        elif closed and self._knows_past(specs, day):
+        if specs[0].holds == "slice" or (closed and self._knows_past(specs, day)):
             timing = "exact"
         elif closed:
             timing = "late"
