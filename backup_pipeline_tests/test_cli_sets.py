@@ -79,8 +79,8 @@ def test_a_backup_of_everything_does_sets_as_sets(shell: Shell) -> None:
         (["backup", "vision/a"], "--set champion"),
         (["backup", "--set", "champoin"], "did you mean 'champion'"),
         (["backup", "single", "--set", "champion"], "both given"),
-        (["restore", "--set", "champion", "--snapshot", "ab", "--to", "x"], "within one dataset"),
-        (["restore", "--set", "champion", "--include", "*", "--to", "x"], "within one dataset"),
+        (["restore", "--set", "champion", "--snapshot", "ab", "--to", "x"], "about one dataset"),
+        (["restore", "--set", "champion", "--include", "*", "--to", "x"], "about one dataset"),
     ],
 )
 def test_what_does_not_go_together_is_refused(shell: Shell, words: list[str], says: str) -> None:

@@ -31,7 +31,8 @@ def refuse_both(call: Call, set_name: str | None, **others: Any) -> None:
         raise click.UsageError(f"--set {set_name} and dataset {call.dataset} are both given")
     for name, value in others.items():
         if value:
-            raise click.UsageError(f"--{name} selects within one dataset and not with --set")
+            option = name.replace("_", "-")
+            raise click.UsageError(f"--{option} is about one dataset and goes not with --set")
 
 
 def tell_set(call: Call, result: SetResult, tell: Any) -> int:
