@@ -124,6 +124,7 @@ class _StreamReader:
         self._path = path
         self._stream = stream
         self._read = 0
+        self._ended = stream is None
 
     def read_into(self, buffer: memoryview) -> int:
         """Fill the buffer; 0 at the end."""
@@ -132,6 +133,7 @@ class _StreamReader:
         try:
             # A raw stream may give less than fits; BinaryIO does not name readinto.
             count = int(self._stream.readinto(buffer) or 0)  # type: ignore[attr-defined]
+            self._ended = count == 0
         except FileNotFoundError as error:
             raise Unreadable(VANISHED, str(error)) from error
         except OSError as error:
@@ -140,8 +142,15 @@ class _StreamReader:
         return count
 
     def finish(self) -> Details:
-        """Close, and tell what was read."""
+        """Close, and tell what was read.
+
+        Who reads a small entry stops at the size of the listing, which may be an estimate: where
+        there is more behind it, the entry is to be read again, to its end.
+        """
         if self._stream is not None:
+            if not self._ended and self.read_into(memoryview(bytearray(1))):
+                self._stream.close()
+                return Details(steady=False, size=self._read - 1)
             self._stream.close()
         return self._source.details(self._path, self._read)
 
