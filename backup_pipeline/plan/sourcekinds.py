@@ -40,7 +40,6 @@ LATER = (
     "iceberg",
     "mlflow",
     "model",
-    "nats",
     "kafka",
     "stream",
     "fsspec",
@@ -163,6 +162,18 @@ BUILT_IN: Mapping[str, SourceKind] = {
             slices=True,
             excludes=True,
             check=_check_day_paths,
+        ),
+        SourceKind(
+            "nats",
+            "backup_pipeline.sources.nats:open_nats",
+            {
+                "url": Option(needed=True),
+                "stream": Option(needed=True),
+                **{name: Option() for name in ("user", "password", "token")},
+                "credentials": Option("path"),
+            },
+            extra="nats",
+            loads={"nats": "backup_pipeline.sources.nats:load_stream"},
         ),
         SourceKind(  # its places come from Dagster's event log
             "asset",
