@@ -43,6 +43,9 @@ class ChunkIndex:
         self._inherited = inherited
         self._ids = bytearray()
         self._places = bytearray()
+        self._looks = (
+            bytearray()
+        )  # may be shorter than there are rows: of the rest nothing is known
         self._recent: dict[bytes, int] = {}
         self._runs: list[_Run] = []
         self._seen = bytearray()
@@ -93,6 +96,23 @@ class ChunkIndex:
         """The ids of chunks: 32 bytes for each row."""
         with self._lock:
             return np.frombuffer(self._ids, np.uint8).reshape(-1, ID_BYTES)[rows]
+
+    def note_looks(self, rows: Sequence[int], looks: Any) -> None:
+        """Tell how the chunks of these rows look, before they are settled."""
+        with self._lock:
+            lacking = max(rows, default=-1) + 1 - len(self._looks)
+            if lacking > 0:
+                self._looks += bytes(lacking + _RECENT_ROWS)
+            np.frombuffer(self._looks, np.uint8)[rows] = looks
+
+    def looks(self, rows: Sequence[int]) -> np.ndarray[Any, Any]:
+        """How chunks look that this run stored; 0 for all others."""
+        at, found = np.asarray(rows, np.int64), np.zeros(len(rows), np.uint8)
+        with self._lock:
+            inside = at < len(self._looks)
+            # No view may outlive the lock: it would keep the array from growing.
+            found[inside] = np.frombuffer(self._looks, np.uint8)[at[inside]]
+        return found
 
     def take_up(self, name: bytes, index: PackIndex) -> None:
         """Add the chunks of a pack that is in the store: another run's, or a copied one."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from backup_pipeline.engine.errors import DamageError, UsageError
 from backup_pipeline.engine.format.record import Record, Segment, Snapshot, from_iso
+from backup_pipeline.engine.suspicions import CLEAR, Suspicions
 
 __all__ = ["RepositoryState", "best_of"]
 
@@ -42,6 +43,7 @@ class RepositoryState:
         condemned: Name of an object to the sequence of the record that condemned it.
         replacements: Name of a pack to the names of the packs that hold its chunks now; name of a
             segment to the segments (as a snapshot lists them) that stand for it now.
+        suspicions: Which snapshots are suspicious, which were cleared, and what is usual.
         unknown: Optional records, of drills and of types that this version does not know:
             (sequence, body).
         extra: Members of a checkpoint's state that this version does not know.
@@ -61,6 +63,7 @@ class RepositoryState:
     pinned: dict[str, str] = field(default_factory=_by_name)
     condemned: dict[str, int] = field(default_factory=_by_name)
     replacements: dict[str, list[Any]] = field(default_factory=_by_name)
+    suspicions: Suspicions = field(default_factory=Suspicions)
     unknown: list[tuple[int, Mapping[str, Any]]] = field(default_factory=_in_order)
     extra: dict[str, Any] = field(default_factory=_by_name)
     parsed: dict[str, Snapshot] = field(default_factory=_by_name, repr=False)
@@ -83,6 +86,7 @@ class RepositoryState:
                     self._run(body)
                 case "snapshot":
                     self.snapshots.setdefault(_text(body, "id"), (record.sequence, body))
+                    self.suspicions.take_snapshot(body)
                 case "expire":
                     for entry in body["snapshots"]:
                         # A pin that came first counts: who expired had not seen it.
@@ -95,6 +99,8 @@ class RepositoryState:
                 case "replacement":
                     for name, others in body["replacements"].items():
                         self.replacements[name] = _standing(name, others)
+                case "clear":
+                    self.suspicions.take_clear(body)
                 case _ if body.get("optional") is True:
                     self.unknown.append((record.sequence, body))
                 case unknown:
@@ -198,6 +204,7 @@ class RepositoryState:
         good = {body["day"] for body in left_out.values() if body["status"] == "complete"}
         days = sorted(self.expired_days | good)
         more = {"expired_days": days} if days else {}
+        more |= self.suspicions.to_json()
         return {"type": "checkpoint", "state": {**self.extra, **state, **more}}
 
     def _restore(self, state: Mapping[str, Any]) -> None:
@@ -213,9 +220,14 @@ class RepositoryState:
             name: _standing(name, found) for name, found in self.replacements.items()
         }
         self.snapshots = {_text(body, "id"): (int(at), body) for at, body in state["snapshots"]}
-        self.unknown = [(int(sequence), dict(body)) for sequence, body in state["unknown"]]
+        self.unknown = [
+            (int(sequence), dict(body))
+            for sequence, body in state["unknown"]
+            if body.get("type") != CLEAR
+        ]
+        self.suspicions = Suspicions.from_json(state)
         self.expired_days = {date.fromisoformat(day).isoformat() for day in _days(state)}
-        known = {*_CHECKPOINT, "expired_days"}
+        known = {*_CHECKPOINT, "expired_days", "suspicious", "cleared", "profile"}
         self.extra = {name: value for name, value in state.items() if name not in known}
         self.parsed.clear()
 

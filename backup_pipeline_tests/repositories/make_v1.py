@@ -33,6 +33,7 @@ from backup_pipeline.engine.format.document import (
 )
 from backup_pipeline.engine.format.pack import FRAMES_START, frame_binding
 from backup_pipeline.engine.format.record import Snapshot, pack_name, to_iso
+from backup_pipeline.engine.judgement import Gate
 from backup_pipeline.engine.keys import (
     PLAINTEXT,
     KeyEncryptionKey,
@@ -161,6 +162,7 @@ class Maker:
             source,
             day=date.fromisoformat(DAYS[day]),
             kind=kind,
+            gate=Gate(off=True),  # these trees lead no normal life
             clock=self.clock,
             **chain,
         )

@@ -57,6 +57,7 @@ RECORD_TYPES = (
     "pin",
     "condemn",
     "replacement",
+    "clear",
     "checkpoint",
 )
 PADDING_BYTES = 256
@@ -346,6 +347,7 @@ class Snapshot:
         writer: Version of the writing package.
         cut: Of a member of a consistent set: ``id`` of the cut, name of the ``set``, its
             ``members``, and the ``proof`` that they were read as one; None for any other.
+        anomaly: What changed, and what is suspicious of it; None where nothing was measured.
     """
 
     id: str
@@ -380,6 +382,7 @@ class Snapshot:
     deployment: str | None = None
     writer: str = ""
     cut: Mapping[str, Any] | None = None
+    anomaly: Mapping[str, Any] | None = None
     sequence: int = -1
     digest: str = ""
 
@@ -405,7 +408,7 @@ class Snapshot:
             value = getattr(self, field.name)
             if field.name in {"sequence", "digest", "dataset", "tier"}:
                 continue
-            if field.name == "cut" and value is None:
+            if field.name in {"anomaly", "cut"} and value is None:
                 continue  # optional: most snapshots are no member's
             if isinstance(value, datetime):
                 value = to_iso(value)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 from backup_pipeline.engine.chunk_index import ChunkIndex
 from backup_pipeline.engine.chunker import Chunker
 from backup_pipeline.engine.format.record import Snapshot
+from backup_pipeline.engine.judgement import Gate
 from backup_pipeline.engine.manifest import printable
 from backup_pipeline.engine.operations.committing import (
     MOST_PROBLEMS,
@@ -26,8 +28,9 @@ from backup_pipeline.engine.operations.committing import (
 )
 from backup_pipeline.engine.operations.compare import Comparison
 from backup_pipeline.engine.operations.foundation import Foundation
+from backup_pipeline.engine.operations.judging import Watch
 from backup_pipeline.engine.operations.packing import Packer
-from backup_pipeline.engine.operations.reading import EntryReader
+from backup_pipeline.engine.operations.reading import EntryReader, Older
 from backup_pipeline.engine.operations.work import Prepared, Work
 from backup_pipeline.engine.progress import Meter, Report
 from backup_pipeline.engine.repository import Repository, utc_now
@@ -75,6 +78,7 @@ def backup(
     parent: Snapshot | None = None,
     base: Snapshot | None = None,
     timing: str = "on-time",
+    gate: Gate | None = None,
     clock: Callable[[], datetime] = utc_now,
     report: Report | None = None,
     notice: Callable[[str], None] | None = None,
@@ -100,6 +104,7 @@ def backup(
         parent=parent,
         base=base,
         timing=timing,
+        gate=gate,
         clock=clock,
         report=report,
         notice=notice,
@@ -115,6 +120,7 @@ def prepare(
     parent: Snapshot | None = None,
     base: Snapshot | None = None,
     timing: str = "on-time",
+    gate: Gate | None = None,
     clock: Callable[[], datetime] = utc_now,
     report: Report | None = None,
     notice: Callable[[str], None] | None = None,
@@ -130,6 +136,7 @@ def prepare(
         parent: The snapshot to compare with, for an incremental.
         base: The full that the chain began with, for both dependent kinds.
         timing: ``exact``, ``on-time`` or ``late``.
+        gate: What makes the snapshot suspicious; default: what is unusual for the dataset.
         clock: Gives the times that the snapshot says.
         report: Is told the progress.
         notice: Is told of entries that are recorded without bytes: sockets, devices and fifos.
@@ -143,7 +150,7 @@ def prepare(
         UnsoundParent: ``parent`` or ``base`` is damaged; nothing was committed.
     """
     work = Work(repository, "backup", kind, parent, base, day, timing, clock)
-    one = _Backup(work, source, clock, report)
+    one = _Backup(work, source, gate or Gate(), clock, report)
     prepared = one.run()
     if notice is not None:
         for text in _skipped_notices(one.totals.skipped):
@@ -178,9 +185,15 @@ class _Backup:
     """One run of the verb."""
 
     def __init__(
-        self, work: Work, source: Source, clock: Callable[[], datetime], report: Report | None
+        self,
+        work: Work,
+        source: Source,
+        gate: Gate,
+        clock: Callable[[], datetime],
+        report: Report | None,
     ) -> None:
         self.work = work
+        self.watch = Watch(work.repository, gate, work.day, work.reference)
         self.source = source
         self.clock = clock
         repository = work.repository
@@ -200,6 +213,7 @@ class _Backup:
             read.deleted,
             wrote_packs=read.packs > 0,
             stored_bytes=read.stored_bytes,
+            anomaly=lambda identity: self.watch.verdict(identity, self.totals.files, total),
             captured_at=captured_at,
             status="incomplete" if bad else "complete",
             entries=self.totals.entries,
@@ -235,7 +249,7 @@ class _Backup:
         packer = Packer(repository, run.id, run.content_key, index, announce)
         chunker = Chunker(repository.keys.chunker_seed)
         try:
-            reader = EntryReader(self.source, packer, index, chunker, self.meter, work.keep)
+            reader = EntryReader(self.source, packer, index, chunker, self.meter, self._keep)
             comparison = self._comparison(foundation)
             self._scan(reader, comparison)
             reader.finish()
@@ -261,23 +275,51 @@ class _Backup:
         reference = self.work.reference
         if foundation is None or reference is None:
             before = ahead(newest_entries(self.work.repository))
-            return Comparison(before, None, 0, trusting=False)
+            return Comparison(before, None, 0, trusting=False, gone=self._gone())
         granularity = self.source.clock_granularity_ns
         trusted = reference.scan_started_ns if granularity else None
         self.meter.total_bytes = reference.bytes
         self.meter.total_entries = reference.entries
-        return Comparison(foundation.entries(), trusted, granularity)
+        return Comparison(foundation.entries(), trusted, granularity, gone=self._gone())
+
+    def _gone(self) -> Callable[[pa.Table], None] | None:
+        """Who is told what the scan lacks; nobody, where the watch has a comparison of its own."""
+        if self.watch.compared is None or self.watch.aside is not None:
+            return None
+        return self.watch.meter.gone
+
+    def _aside(self) -> Comparison | None:
+        """What the scan is held against to be judged, where that is not what it builds on."""
+        aside = self.watch.aside
+        if aside is None:
+            return None
+        before = ahead(newest_entries(self.work.repository))
+        return Comparison(before, None, 0, trusting=False, gone=self.watch.meter.gone)
+
+    def _keep(self, rows: pa.Table, older: Older, looks: Any) -> None:
+        """Keep finished rows, and watch them."""
+        same = self.work.keep(rows, older.reference)
+        if self.watch.compared is None:
+            self.watch.meter.take(rows, None, looks)
+        elif self.watch.aside is not None:
+            self.watch.meter.take(rows, older.newest, looks)
+        else:
+            self.watch.meter.take(rows, older.reference, looks, same)
 
     def _scan(self, reader: EntryReader, comparison: Comparison) -> None:
         """Hold the scan against what came before and read what may differ."""
         self.meter.enter("reading")
+        aside = self._aside()
         for batch in self.source.scan():
             self.fingerprint.update(batch)
             match = comparison.match(batch)
             batch, unchanged = match.batch, match.unchanged
             self.totals.add(batch)
+            newest = aside.match(batch).older if aside is not None else None
             if not unchanged.all():
-                reader.take(batch.filter(pa.array(~unchanged)), match.older)
+                reader.take(batch.filter(pa.array(~unchanged)), Older(match.older, newest))
             quiet = pc.sum(batch.column("size").filter(pa.array(unchanged))).as_py() or 0
             self.meter.add(quiet, int(unchanged.sum()))
         comparison.finish()
+        if aside is not None:
+            aside.finish()

@@ -6,7 +6,7 @@ held against the older rows in full, so that only what truly differs is stored a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from backup_pipeline.engine.format.manifest import count_through, manifest_schema
 from backup_pipeline.sources.base import MARK_COLUMNS
 
-__all__ = ["Comparison", "lacking", "same_rows"]
+__all__ = ["Comparison", "lacking", "same_lists", "same_rows"]
 
 _compute: Any = pc
 _COLUMNS = ("path", *MARK_COLUMNS)
@@ -55,6 +55,7 @@ class Comparison:
         scan_started_ns: When the snapshot's scan began; None trusts every mark.
         granularity_ns: How coarse the source's clock is.
         trusting: Whether marks are looked at; if not, all is to be read.
+        gone: Is given the rows of entries that the scan has not.
 
     Attributes:
         deleted: Path and logical bytes of entries that the scan has not.
@@ -67,12 +68,14 @@ class Comparison:
         granularity_ns: int,
         *,
         trusting: bool = True,
+        gone: Callable[[pa.Table], None] | None = None,
     ) -> None:
         self._entries = iter(entries)
         self._rows: pa.Table | None = None  # what is next, if any is at hand
         # An entry modified after this may have changed again within one tick of the clock.
         self._trusted_before = None if scan_started_ns is None else scan_started_ns - granularity_ns
         self._trusting = trusting
+        self._gone = gone
         self.deleted: list[tuple[bytes, int]] = []
 
     def match(self, batch: pa.RecordBatch) -> Match:
@@ -123,6 +126,8 @@ class Comparison:
         self._delete(old.filter(pa.array(gone)))
 
     def _delete(self, rows: pa.Table) -> None:
+        if self._gone is not None:
+            self._gone(rows)
         self.deleted.extend(
             zip(rows.column("path").to_pylist(), rows.column("size").to_pylist(), strict=True)
         )
@@ -179,7 +184,7 @@ def same_rows(rows: pa.Table, old: pa.Table) -> tuple[Any, Any]:
         same &= _same_values(now, then)
     for name, members in _LISTS.items():
         now, then = rows.column(name).combine_chunks(), beside.column(name).combine_chunks()
-        same &= _same_lists(now, then, members)
+        same &= same_lists(now, then, members)
     return same, known
 
 
@@ -188,7 +193,7 @@ def _same_values(now: pa.Array, then: pa.Array) -> Any:
     return pc.fill_null(equal, False).to_numpy(zero_copy_only=False)
 
 
-def _same_lists(now: Any, then: Any, members: tuple[str, ...]) -> Any:
+def same_lists(now: Any, then: Any, members: tuple[str, ...]) -> Any:
     """Which rows have lists of the same members; no list and an empty one are the same."""
     counts = now.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     same = counts == then.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)

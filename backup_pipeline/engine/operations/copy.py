@@ -41,6 +41,7 @@ from backup_pipeline.engine.operations.committing import (
 from backup_pipeline.engine.operations.compare import lacking, same_rows
 from backup_pipeline.engine.operations.foundation import foundation_rows
 from backup_pipeline.engine.operations.frames import FetchedFrame, FramePlan, open_frame
+from backup_pipeline.engine.operations.judging import carried
 from backup_pipeline.engine.operations.packing import Packer, thread_count
 from backup_pipeline.engine.operations.reading import with_places
 from backup_pipeline.engine.operations.work import Work
@@ -139,6 +140,7 @@ class _Copy:
             list(paths_and_sizes(lacking(previous, rows))),
             wrote_packs=packer.packs > 0 or self.verbatim_bytes > 0,
             stored_bytes=packer.stored_bytes + self.verbatim_bytes,
+            anomaly=carried(self.source, origin),
             captured_at=origin.captured_at,
             status=origin.status,
             entries=origin.entries,

@@ -49,7 +49,8 @@ def expire(
 
     Raises:
         UsageError: This machine's clock is wrong.
-        BackupError: ``choose`` named the last good snapshot, or a pinned one.
+        BackupError: ``choose`` named the last good snapshot, a pinned one, or one no younger than
+            a suspicious one that nobody cleared.
         Conflict: Other writers kept coming first.
     """
     for _ in range(MOST_ATTEMPTS):
@@ -79,6 +80,10 @@ def _refuse_the_precious(repository: Repository, going: Mapping[str, str], *, sl
     last = max(good, key=lambda one: (one.captured_at, one.sequence), default=None)
     pinned = sorted(going.keys() & repository.state.pinned.keys())
     wrong = f"{pinned[0][:12]}, which is pinned" if pinned else None
+    waiting = repository.state.suspicions.open()
+    for one in repository.snapshots():
+        if waiting and one.id in going and one.captured_at <= waiting[0].captured_at:
+            wrong = f"{one.id[:12]}, no younger than a suspicious one that nobody cleared"
     if last is not None and last.id in going and not slices:
         wrong = f"{last.id[:12]}, the last good one"
     if wrong is not None:

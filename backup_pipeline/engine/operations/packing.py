@@ -32,6 +32,7 @@ from backup_pipeline.engine.format.pack import (
     pack_header,
     seal_index,
 )
+from backup_pipeline.engine.looks import looks_of
 from backup_pipeline.engine.parity import store_pack
 from backup_pipeline.engine.repository import Repository
 from backup_pipeline.engine.store.direct import aligned_buffer
@@ -301,6 +302,7 @@ class Packer:
         rows: Sequence[int],
     ) -> None:
         raw = buffer[: sum(size for size, _ in members)]
+        self._index.note_looks(rows, looks_of(raw, [size for size, _ in members]))
         self._store_frame(compressor.compress(raw, solid=True), len(raw), members, rows)
         self.buffers.give_back(buffer)
 
@@ -319,6 +321,8 @@ class Packer:
             row, fresh = self._index.claim(identity)
             content[number] = row
             if fresh:
+                if number == 0:  # what a file begins with
+                    self._index.note_looks([row], looks_of(raw, [size]))
                 self._store_frame(compressor.compress(raw), size, [(size, identity)], [row])
         self.buffers.give_back(buffer)
 

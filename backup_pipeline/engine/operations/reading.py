@@ -19,7 +19,7 @@ from backup_pipeline.engine.operations.packing import Member, Packer
 from backup_pipeline.engine.progress import Meter
 from backup_pipeline.sources.base import GOOD, TORN, Details, Reader, Source, Unreadable
 
-__all__ = ["EntryReader", "chunk_column", "with_names", "with_places"]
+__all__ = ["EntryReader", "Older", "chunk_column", "with_names", "with_places"]
 
 MOST_TRIES = 3
 METERED_BYTES = 1024 * 1024
@@ -29,13 +29,26 @@ SOLID_BUFFER_BYTES = SOLID_TARGET_BYTES + SOLID_LIMIT_BYTES
 _NUMBERED = pa.struct([pa.field("pack", pa.uint32(), nullable=False), *list(CHUNK_TYPE)[1:]])
 
 
+@dataclass(frozen=True, slots=True)
+class Older:
+    """What earlier snapshots have of some rows.
+
+    Attributes:
+        reference: Rows of the one that the run inherits from, or for a full of the newest.
+        newest: Rows of the newest one, where that is another; else None.
+    """
+
+    reference: pa.Table | None = None
+    newest: pa.Table | None = None
+
+
 @dataclass(slots=True)
 class _Pending:
     """Changed rows of one batch, waiting for their chunks.
 
     Attributes:
         rows: As the scan has them.
-        older: What an earlier snapshot has of them.
+        older: What earlier snapshots have of them.
         contents: The chunks of each, as rows of the chunk index; None where there are no bytes.
         details: What was found where it is more than the scan says.
         last_task: All their content is in the packer's tasks up to this one; None while some of
@@ -43,7 +56,7 @@ class _Pending:
     """
 
     rows: pa.RecordBatch
-    older: pa.Table | None
+    older: Older
     contents: list[list[int] | None]
     details: list[Details | None]
     states: dict[int, tuple[str, str]]
@@ -63,8 +76,8 @@ class EntryReader:
         index: Where chunks lie.
         chunker: Cuts large content.
         meter: Counts what was read.
-        keep: Is given finished rows in order of path, and what an earlier snapshot has of them,
-            as soon as the packs with their content are stored.
+        keep: Is given finished rows in order of path, what earlier snapshots have of them, and how
+            each one's content looks, as soon as the packs with their content are stored.
     """
 
     def __init__(
@@ -74,7 +87,7 @@ class EntryReader:
         index: ChunkIndex,
         chunker: Chunker,
         meter: Meter,
-        keep: Callable[[pa.Table, pa.Table | None], None],
+        keep: Callable[[pa.Table, Older, Any], None],
     ) -> None:
         self._source = source
         self._packer = packer
@@ -89,17 +102,17 @@ class EntryReader:
         self._links: dict[tuple[int, int], tuple[list[int], Details]] = {}
         self._keep = keep
         self._pending: deque[_Pending] = deque()
-        self._placed: deque[tuple[pa.RecordBatch, pa.Table | None]] = deque()
+        self._placed: deque[tuple[pa.RecordBatch, Older, Any]] = deque()
         self.read_bytes = 0
         self.size_drift_bytes = 0  # by how much files differ from their size in the scan
         self.problems: list[tuple[bytes, str, str]] = []
 
-    def take(self, rows: pa.RecordBatch, older: pa.Table | None = None) -> None:
+    def take(self, rows: pa.RecordBatch, older: Older) -> None:
         """Read the entries of these rows of a scan.
 
         Args:
             rows: Of the scan.
-            older: What an earlier snapshot has of them.
+            older: What earlier snapshots have of them.
         """
         columns = [rows.column(name).to_pylist() for name in _READ_COLUMNS]
         entries = list(zip(*columns, strict=True))
@@ -163,17 +176,17 @@ class EntryReader:
             batch = _finished(pending, self._index)
             if batch is None:  # a chunk was claimed by content behind ours that is not done yet
                 return
-            self._placed.append((batch, pending.older))
+            self._placed.append((batch, pending.older, _looks(pending, self._index)))
             self._pending.popleft()
 
     def _name(self) -> None:
         """Keep rows whose packs have their names."""
         while self._placed:
-            batch, older = self._placed[0]
+            batch, older, looks = self._placed[0]
             rows = with_names(batch, self._index)
             if rows is None:
                 return
-            self._keep(rows, older)
+            self._keep(rows, older, looks)
             self._placed.popleft()
 
     def _whole(self, entry: _Entry) -> tuple[list[int], Details | None] | None:
@@ -313,6 +326,14 @@ def _give_up(reader: Reader) -> None:
         reader.finish()
     except Unreadable:
         return  # the failure under way says more
+
+
+def _looks(pending: _Pending, index: ChunkIndex) -> Any:
+    """How each entry's content begins to look; 0 where that is not known, or there is none."""
+    looks = np.zeros(len(pending.contents), np.uint8)
+    some = [number for number, content in enumerate(pending.contents) if content]
+    looks[some] = index.looks([content[0] for content in pending.contents if content])
+    return looks
 
 
 def _finished(pending: _Pending, index: ChunkIndex) -> pa.RecordBatch | None:

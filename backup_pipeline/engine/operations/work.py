@@ -34,6 +34,7 @@ class Work:
 
     Attributes:
         repository: Where to.
+        day: The day that the snapshot stands for.
         reference: What the snapshot inherits from; None for a full.
         run: What the run is fixed to.
         changes: What changed, as far as rows were kept.
@@ -56,7 +57,7 @@ class Work:
         self._kind = kind
         self._parent = parent
         self._base = base
-        self._day = day
+        self.day = day
         self._timing = timing
         self._clock = clock
         self._started_at = clock()
@@ -74,17 +75,21 @@ class Work:
         )
         self._new = NewRows(repository, whole=self.reference is None)
 
-    def keep(self, rows: pa.Table, older: pa.Table | None) -> None:
+    def keep(self, rows: pa.Table, older: pa.Table | None) -> Any:
         """Count what changed, and keep the rows that the snapshot does not inherit.
 
         Args:
             rows: The next ones in order of path.
             older: What the snapshot before has of them.
+
+        Returns:
+            The mask of the rows that are as they were.
         """
         if older is None:
             older = manifest_schema().empty_table()
         same = self.changes.note_rows(rows, older)
         self._new.add(rows if self.reference is None else rows.filter(pa.array(~same)))
+        return same
 
     def commit(
         self,
@@ -92,6 +97,7 @@ class Work:
         *,
         wrote_packs: bool,
         stored_bytes: int,
+        anomaly: Callable[[str], Mapping[str, Any] | None],
         **said: Any,
     ) -> Snapshot:
         """Store the rows and commit the snapshot; it is restorable from then on.
@@ -116,6 +122,7 @@ class Work:
             deleted: Path and bytes of entries that are there no more.
             wrote_packs: Whether packs of this run are in the store.
             stored_bytes: Of these packs.
+            anomaly: What the record says of anomalies, given the snapshot's id.
             said: All else that the snapshot says.
         """
         self.changes.note("deleted", deleted)
@@ -124,11 +131,12 @@ class Work:
         else:
             segments, segment_bytes = self._new.store(())
         repository = self.repository
+        identity = secrets.token_hex(16)
         snapshot = Snapshot(
-            id=secrets.token_hex(16),
+            id=identity,
             dataset=repository.dataset,
             tier=repository.tier,
-            day=self._day,
+            day=self.day,
             kind=self._kind,
             chain=self.run.chain,
             parent=self._parent.id if self._parent else None,
@@ -142,6 +150,7 @@ class Work:
             changes=self.changes.to_json(),
             deployment=repository.deployment,
             writer=__version__,
+            anomaly=anomaly(identity),
             **said,
         )
         return Prepared(repository, snapshot, self._known_condemnation, self._clock)
