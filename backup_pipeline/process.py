@@ -49,6 +49,7 @@ VERBS = (
     "backfill",
     "backup",
     "backup_set",
+    "clear",
     "copy",
     "cuts",
     "drill",

@@ -43,6 +43,8 @@ def snapshots(call: Call, set_name: str | None, tier: str | None, day: datetime 
             if day is None or snapshot.day == day.date()
         ]
         zone = reader.zone
+        keys = dict.fromkeys(one.dataset for one in found)
+        flags = {k: v for key in keys for k, v in reader.suspicions_in(key, tier).items()}
 
         def show() -> None:
             rows = [
@@ -57,7 +59,7 @@ def snapshots(call: Call, set_name: str | None, tier: str | None, day: datetime 
                     f"{one.files:,}",
                     human_bytes(one.bytes),
                     human_bytes(one.stored_bytes),
-                    one.status,
+                    one.status + (f", {_flag(flags[one.id])}" if one.id in flags else ""),
                 )
                 for one in found
             ]
@@ -66,8 +68,13 @@ def snapshots(call: Call, set_name: str | None, tier: str | None, day: datetime 
                 print_table(headings.split(), rows)
             print(count(len(rows), "snapshot"))
 
-        call.answer([one.to_json() for one in found], show)
+        call.answer([one.to_json() | {"flag": flags.get(one.id)} for one in found], show)
     return 0
+
+
+def _flag(said: str) -> str:
+    """``SUSPICIOUS``, or ``cleared``; --json says by whom and why."""
+    return said.upper() if said == "suspicious" else said.partition(" ")[0]
 
 
 @verb(bare=True, content=True)
@@ -155,7 +162,7 @@ def status(call: Call, tier: str | None, dagster: bool | None) -> int:
     """Say how every dataset, and every consistent set, stands in every tier.
 
     Exit code 1 where a tier, or the newest whole cut of a set, is older than its RPO, or could not
-    be asked.
+    be asked, or where a snapshot is suspicious and nobody cleared it.
     """
     import os
 
@@ -183,7 +190,7 @@ def status(call: Call, tier: str | None, dagster: bool | None) -> int:
                     print(finding.line())
 
         call.answer(document, show)
-    return 0 if good else 1
+    return 0 if good and not any(one.suspicious for one in tiers) else 1
 
 
 def _show_status(tiers: list[TierStatus]) -> None:
@@ -217,3 +224,5 @@ def _show_status(tiers: list[TierStatus]) -> None:
             print(f"{one.dataset} in {one.tier}: {one.error}")
         if one.missing_days:
             print(f"{one.dataset} in {one.tier} lacks {describe_days(one.missing_days)}")
+        for text in one.suspicious:
+            print(f"{one.dataset} in {one.tier}: SUSPICIOUS {text}")

@@ -32,6 +32,9 @@ _KIND = click.option(
 @DAY
 @_KIND
 @click.option("--force", is_flag=True, help="Make another snapshot although the day has one.")
+@click.option(
+    "--explained", metavar="REASON", help="Why much changed, so that it is not suspicious."
+)
 def backup(
     call: Call,
     set_name: str | None,
@@ -39,15 +42,22 @@ def backup(
     day: datetime | None,
     kind: str | None,
     force: bool,
+    explained: str | None,
 ) -> int:
     """Back up a dataset, a consistent set, or all of them.
 
     The first tier reads the dataset; a later one copies a closed day. Without --day: today where
     the tier reads the dataset, else the newest closed day of its cadence. Members of a set are read
     together, as one cut.
+
+    Exit code 1 where entries could not be read, or where what changed is suspicious; the snapshot
+    is kept all the same.
     """
     refuse_both(call, set_name)
+    if explained is not None and not explained.strip():
+        raise click.UsageError("--explained needs a reason, for whoever asks later")
     with call.runner() as runner:
+        runner.explained = explained
         if set_name is not None:
             made = runner.backup_set(set_name, tier, day=day_or_none(day), kind=kind, force=force)
             code = tell_set(call, made, _tell)
@@ -76,7 +86,7 @@ def backup(
                 worst = max(worst, error.exit_code)
                 continue
             document.append(result.to_json())
-            worst = max(worst, _code(result))
+            worst = max(worst, _code(result), int(_suspicious(result)))
             _tell(call, result)
         runner.notices.clear()  # each result has its own
         call.answer(document[0] if call.dataset else document, lambda: None)
@@ -152,6 +162,14 @@ def _tell(call: Call, result: Result) -> None:
         call.say(f"    {problem['path']}: {problem['reason']}")
     if snapshot.problem_count > SHOWN_PROBLEMS:
         call.say(f"    and {snapshot.problem_count - SHOWN_PROBLEMS} more")
+
+
+def _suspicious(result: Result) -> bool:
+    """Whether this backup found something suspicious; a copy does not find, it brings along."""
+    from backup_pipeline.engine.suspicions import findings_of
+
+    snapshot = result.snapshot
+    return result.created and snapshot.origin is None and bool(findings_of(snapshot.anomaly))
 
 
 def _code(result: Result) -> int:

@@ -106,13 +106,22 @@ class Drill:
 
 @dataclass(frozen=True, slots=True)
 class Anomaly:
-    """Fractions beyond which a snapshot counts as suspicious; None: by the dataset's history."""
+    """Fractions beyond which a snapshot counts as suspicious; None: by the dataset's history.
+
+    Attributes:
+        severity: Of the check that fails in Dagster.
+    """
 
     changed: float | None = None
     deleted: float | None = None
     renamed: float | None = None
     shrunk: float | None = None
+    fell: float | None = None
     incompressible: float | None = None
+    opaque: float | None = None
+    misnamed: float | None = None
+    blank: float | None = None
+    severity: Literal["warn", "error"] = "warn"
 
 
 @dataclass(frozen=True, slots=True)

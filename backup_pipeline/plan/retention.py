@@ -73,6 +73,8 @@ class Protection:
         cuts: Of a member of a consistent set: ids of the snapshots of each day's best whole cut.
             They stand for their periods before all others, as their siblings do in the other
             members' repositories, so that a cut is kept, or goes, as one.
+        suspicious: Snapshots that nobody cleared: when their source was read, and their day. What
+            is no younger than the oldest of them may be the last that is sound.
     """
 
     legal_hold: str | None = None
@@ -80,6 +82,7 @@ class Protection:
     lock: timedelta | None = None
     awaited: Mapping[date, Sequence[str]] = field(default_factory=dict[date, Sequence[str]])
     cuts: frozenset[str] = frozenset()
+    suspicious: Sequence[tuple[datetime, date]] = ()
 
 
 def decide(
@@ -230,8 +233,11 @@ def _note_protection(
     reasons: Mapping[str, list[str]],
     now: datetime,
 ) -> None:
+    oldest = min(protection.suspicious, default=None)
     for one in snapshots:
         said = reasons[one.id]
+        if oldest is not None and one.captured_at <= oldest[0]:
+            said.append(f"not younger than the suspicious snapshot of {oldest[1]}, not cleared yet")
         if protection.legal_hold is not None:
             said.append(f"legal hold: {protection.legal_hold}")
         if one.id in protection.pinned:

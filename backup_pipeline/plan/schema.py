@@ -302,7 +302,12 @@ class AnomalyWritten(Written):
     deleted: Share | None = None
     renamed: Share | None = None
     shrunk: Share | None = None
+    fell: Share | None = None
     incompressible: Share | None = None
+    opaque: Share | None = None
+    misnamed: Share | None = None
+    blank: Share | None = None
+    severity: Annotated[Literal["warn", "error"], choice("warn", "error")] = "warn"
 
 
 class RunWritten(Written):

@@ -193,10 +193,50 @@ class Finder(ABC):
             moment = max(found.captured_at for _, found in good)
             equals = [pair for pair in good if pair[1].captured_at == moment]
         first = equals[0][0]
-        return first, max(
+        chosen = max(
             (found for repository, found in equals if repository is first),
             key=lambda found: (rank(found), found.sequence),
         )
+        self._notice_suspicion(first, chosen)
+        return first, chosen
+
+    def _notice_suspicion(self, repository: Repository, chosen: Snapshot) -> None:
+        """Tell who takes a snapshot that may hold what an attack left, and which one does not."""
+        waiting = repository.state.suspicions.open()
+        if not waiting or chosen.captured_at < waiting[0].captured_at:
+            return
+        first = waiting[0]
+        sound = [
+            one
+            for one in repository.snapshots()
+            if is_good(one) and one.captured_at < first.captured_at
+        ]
+        last = max(sound, key=lambda one: (one.captured_at, one.sequence), default=None)
+        own = (chosen.anomaly or {}).get("snapshot") == first.id
+        which = "it is" if own else f"{first.id[:12]} of {first.day}, before it, is"
+        self._notice(
+            f"snapshot {chosen.id[:12]} of {chosen.day}: {which} suspicious"
+            f" ({'; '.join(first.says)}); "
+            + (
+                f"the last one before is --snapshot {last.id[:12]}, of {last.day}"
+                if last
+                else "there is none before"
+            )
+        )
+
+    def suspicions_in(self, dataset: str, tier: str | None = None) -> dict[str, str]:
+        """Snapshots that were flagged, in the tiers that are in reach: id to ``suspicious`` or,
+        with who and why, ``cleared``."""
+        found: dict[str, str] = {}
+        for repository in self.repositories(dataset, tier):
+            suspicions = repository.state.suspicions
+            for key, (_, body) in repository.state.snapshots.items():
+                one = suspicions.of(body)
+                if one is not None:
+                    said = suspicions.cleared.get(one.id)
+                    by = f"cleared by {said['by']}: {said['reason']}" if said else "suspicious"
+                    found[key] = by
+        return found
 
     def _by_id(
         self, dataset: str, repositories: Sequence[Repository], prefix: str

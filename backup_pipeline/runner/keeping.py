@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from backup_pipeline.engine.errors import BackupError, NotFound, UsageError
 from backup_pipeline.plan.retention import Protection, Verdict, awaited_days, decide
 from backup_pipeline.runner.cuts import best_cuts
-from backup_pipeline.runner.planned import PlanReader
+from backup_pipeline.runner.judging import Judge
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.format.record import Snapshot
@@ -70,8 +70,8 @@ def _row(verdict: Verdict[Snapshot]) -> dict[str, Any]:
     }
 
 
-class Keeper(PlanReader):
-    """All that ``PlanReader`` can do, and the verbs that keep, expire and delete."""
+class Keeper(Judge):
+    """All that ``Judge`` can do, and the verbs that keep, expire and delete."""
 
     def expire(self, dataset: str, tier: str, *, apply: bool = False) -> ExpireReport:
         """Expire what a tier's ``keep`` does not keep.
@@ -240,6 +240,9 @@ class Keeper(PlanReader):
             lock=timedelta(days=rules.lock.days) if rules.lock is not None else None,
             awaited=awaited,
             cuts=self._in_best_cuts(spec, rules),
+            suspicious=[
+                (one.captured_at, one.day) for one in self.suspicions(spec.key, repository)
+            ],
         )
         return decide(
             repository.snapshots(),

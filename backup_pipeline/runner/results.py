@@ -61,6 +61,7 @@ class TierStatus:
             is damaged.
         missing_days: Closed cadence days of the last ``STATUS_DAYS`` days without a good snapshot.
         late_days: Days whose best snapshot is marked late.
+        suspicious: Snapshots that were flagged and that nobody cleared, in words.
         error: Why the store could not be asked, or what is damaged.
     """
 
@@ -75,6 +76,7 @@ class TierStatus:
     fresh: bool = False
     missing_days: list[date] = field(default_factory=list[date])
     late_days: list[date] = field(default_factory=list[date])
+    suspicious: list[str] = field(default_factory=list[str])
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -91,5 +93,6 @@ class TierStatus:
             "fresh": self.fresh,
             "missing_days": [day.isoformat() for day in self.missing_days],
             "late_days": [day.isoformat() for day in self.late_days],
+            "suspicious": list(self.suspicious),
             "error": self.error,
         }

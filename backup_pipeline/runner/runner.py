@@ -22,6 +22,7 @@ from backup_pipeline.plan.kinds import choose_kind
 from backup_pipeline.runner.bare import StoreReader
 from backup_pipeline.runner.costing import Accountant
 from backup_pipeline.runner.days import best_by_day, describe_days, is_good, nearest_day, rank
+from backup_pipeline.runner.judging import bring_clearances, gate_of, said_of
 from backup_pipeline.runner.keeping import Keeper
 from backup_pipeline.runner.missing import Backfiller
 from backup_pipeline.runner.planned import ONE_DAY
@@ -32,6 +33,7 @@ from backup_pipeline.runner.setstanding import SetStanding
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.format.record import Snapshot
+    from backup_pipeline.engine.judgement import Gate
     from backup_pipeline.engine.keys import Secret
     from backup_pipeline.engine.operations.work import Prepared
     from backup_pipeline.engine.progress import Report
@@ -57,6 +59,7 @@ class _Task:
     day: date
     kind: str | None
     force: bool
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,8 @@ class Runner(SetBackup, SetStanding, Keeper, Repairer, Accountant, Backfiller):
         day: date | None = None,
         kind: str | None = None,
         force: bool = False,
+        explained: str | None = None,
+        upstream: str | None = None,
     ) -> Result:
         """Make sure that a tier has its snapshot of a day.
 
@@ -151,6 +156,8 @@ class Runner(SetBackup, SetStanding, Keeper, Repairer, Accountant, Backfiller):
                 newest closed day of the tier's cadence.
             kind: ``full``, ``incremental`` or ``differential``; default: as the tier's rules say.
             force: Make another snapshot although the day has one.
+            explained: Why much may have changed, in a person's words: it is then not suspicious.
+            upstream: Which materialization of the dataset's own asset may have changed much.
 
         Raises:
             DayUnavailable: A past day that cannot be had honestly; it lists those that can.
@@ -162,7 +169,13 @@ class Runner(SetBackup, SetStanding, Keeper, Repairer, Accountant, Backfiller):
         spec = self.plan.dataset(dataset)
         rules = spec.first_tier if tier is None else spec.tier(tier)
         chosen = self._day(spec, rules, day)
-        task = _Task(spec, rules, chosen, kind, force)
+        gate = gate_of(
+            spec.anomaly,
+            slices=spec.holds == "slice",
+            explained=explained or self.explained,
+            upstream=upstream,
+        )
+        task = _Task(spec, rules, chosen, kind, force, gate)
         if rules.reads_source:
             self._require_alone(spec)
             return self._from_source(task)
@@ -232,7 +245,8 @@ class Runner(SetBackup, SetStanding, Keeper, Repairer, Accountant, Backfiller):
         self, spec: Dataset, day: date, kind: str | None, timing: str, source: Source
     ) -> tuple[Prepared, str]:
         """Read a member of a set, up to the record that commits it; with why it has its kind."""
-        task = _Task(spec, spec.first_tier, day, kind, False)
+        gate = gate_of(spec.anomaly, slices=False, explained=self.explained, upstream=None)
+        task = _Task(spec, spec.first_tier, day, kind, False, gate)
         repository = self._writable(spec, task.rules)
         from backup_pipeline.engine.operations.backup import prepare
 
@@ -245,6 +259,7 @@ class Runner(SetBackup, SetStanding, Keeper, Repairer, Accountant, Backfiller):
                 parent=parent,
                 base=base,
                 timing=timing,
+                gate=task.gate,
                 clock=self._clock,
                 report=self._report,
                 notice=self._notice,
@@ -267,6 +282,7 @@ class Runner(SetBackup, SetStanding, Keeper, Repairer, Accountant, Backfiller):
                 parent=parent,
                 base=base,
                 timing=timing,
+                gate=task.gate,
                 clock=self._clock,
                 report=self._report,
                 notice=self._notice,
@@ -280,6 +296,8 @@ class Runner(SetBackup, SetStanding, Keeper, Repairer, Accountant, Backfiller):
                 f"all {before[-1].files} files of the last snapshot are gone from"
                 f" {source.describe()}; is it mounted?"
             )
+        for text in said_of(snapshot):
+            self._notice(text)
         return Result(snapshot, True, reason, tuple(self.notices))
 
     def _make(self, task: _Task, repository: Repository, make: _Make[T]) -> tuple[T, str]:
@@ -452,6 +470,7 @@ class Runner(SetBackup, SetStanding, Keeper, Repairer, Accountant, Backfiller):
             )
 
         snapshot, why = self._make(task, target, bring)
+        bring_clearances(donor.repository, target, self._clock)
         reason = f"copied from tier {donor.repository.tier}; {why}"
         return Result(snapshot, True, reason, tuple(self.notices))
 

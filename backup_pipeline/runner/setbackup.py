@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from backup_pipeline.engine.errors import BackupError, Conflict, DayUnavailable
 from backup_pipeline.runner.cuts import Cut, best_cuts
 from backup_pipeline.runner.days import describe_days
+from backup_pipeline.runner.judging import said_of
 from backup_pipeline.runner.planned import PlanReader
 from backup_pipeline.runner.results import Result
 
@@ -310,7 +311,10 @@ class SetBackup(PlanReader):
         work.errors.update(captured.errors)
         for key, (prepared, reason) in captured.prepared.items():
             try:
-                work.results[key] = Result(prepared.commit(cut), True, reason)
+                snapshot = prepared.commit(cut)
+                work.results[key] = Result(snapshot, True, reason)
+                for text in said_of(snapshot):
+                    self._notice(text)
             except Conflict:
                 raise
             except BackupError as error:

@@ -50,8 +50,14 @@ def tier_status(plan: Plan, dataset: Dataset, place: Place, now: datetime) -> Ti
         fresh=not lost and (rpo_s is None or age_s <= rpo_s),
         missing_days=_missing(plan, rules, {*best, *_expired(repository)}, now),
         late_days=_late(plan, best, now),
+        suspicious=_suspicious(repository),
         error=f"damaged: {lost}" if lost else None,
     )
+
+
+def _suspicious(repository: Repository | None) -> list[str]:
+    waiting = repository.state.suspicions.open() if repository else []
+    return [f"{one.id[:12]} of {one.day}: {'; '.join(one.says)}" for one in waiting]
 
 
 def _start(plan: Plan) -> datetime:

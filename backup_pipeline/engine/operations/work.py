@@ -97,7 +97,6 @@ class Work:
         *,
         wrote_packs: bool,
         stored_bytes: int,
-        anomaly: Callable[[str], Mapping[str, Any] | None],
         **said: Any,
     ) -> Snapshot:
         """Store the rows and commit the snapshot; it is restorable from then on.
@@ -114,6 +113,7 @@ class Work:
         *,
         wrote_packs: bool,
         stored_bytes: int,
+        anomaly: Callable[[str], Mapping[str, Any] | None],
         **said: Any,
     ) -> Prepared:
         """Store the rows; all but the record that commits the snapshot is durable from then on.
