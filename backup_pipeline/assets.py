@@ -18,6 +18,7 @@ from backup_pipeline.metadata import (
     stored_by_day,
 )
 from backup_pipeline.resources import Wiring, failure
+from backup_pipeline.restore_job import RestorableDays
 from backup_pipeline.translator import TierAsset
 
 __all__ = [
@@ -84,6 +85,8 @@ def build_backup_asset(asset: TierAsset, wiring: Wiring) -> dg.AssetsDefinition:
         except BackupError as error:
             raise failure(error) from None
         context.log.info(sentence_of(asset, answer))
+        if answer["snapshot"]["status"] == "complete":
+            RestorableDays([answer["snapshot"]["day"]]).offer(context, wiring)
         return materialized(
             context, asset, answer, upstream if asset.tier.from_ == "source" else None
         )

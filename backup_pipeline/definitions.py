@@ -17,7 +17,6 @@ from backup_pipeline.engine.errors import UsageError
 from backup_pipeline.jobs import (
     build_check_jobs,
     build_drill_job,
-    build_restore_job,
     build_sync_job,
     group_by_tier,
 )
@@ -25,6 +24,7 @@ from backup_pipeline.keeping import build_keeping_jobs, build_keeping_schedules
 from backup_pipeline.metadata import NAMESPACE
 from backup_pipeline.plan import Plan, load_plan
 from backup_pipeline.resources import Wiring, backup_resource
+from backup_pipeline.restore_job import build_restore_job
 from backup_pipeline.schedules import (
     build_check_schedules,
     build_drill_schedule,

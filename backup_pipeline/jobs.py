@@ -1,9 +1,8 @@
-"""Jobs: a tier's backups, restore, drill, sync, and the two that only evaluate checks."""
+"""Jobs: a tier's backups, drill, sync, and the two that only evaluate checks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -16,28 +15,22 @@ from backup_pipeline.checks import (
 )
 from backup_pipeline.drillchecks import drill_verdicts
 from backup_pipeline.engine.errors import BackupError, NotFound, UsageError
-from backup_pipeline.engine.progress import human_bytes, human_seconds
 from backup_pipeline.metadata import key
 from backup_pipeline.resources import Wiring, failure
-from backup_pipeline.runner import parse_time
+from backup_pipeline.restore_job import RestorableDays, day_of
 from backup_pipeline.runs import recorder, step_checks
 from backup_pipeline.sync import list_stored, sync_tiers
 from backup_pipeline.translator import TierAsset
 
 __all__ = [
     "DrillConfig",
-    "RestoreConfig",
     "SyncConfig",
     "TierJob",
     "build_check_jobs",
     "build_drill_job",
-    "build_restore_job",
     "build_sync_job",
     "group_by_tier",
 ]
-
-RESTORE_PRIORITY = 100
-"""Somebody waits for a restore; backups have priority 0."""
 
 Job = dg.JobDefinition
 
@@ -123,115 +116,6 @@ def build_check_jobs(assets: Sequence[TierAsset], wiring: Wiring) -> dict[str, A
     return jobs
 
 
-# -- restore
-
-
-class RestoreConfig(dg.Config):
-    """What to restore, and where to. Day, time and snapshot each select; none takes the newest."""
-
-    dataset: str = Field(description="The dataset's key, such as vision/train_images.")
-    tier: str | None = Field(default=None, description="Look in this tier only.")
-    day: str | None = Field(default=None, description="The best snapshot of a day: YYYY-MM-DD.")
-    at: str | None = Field(
-        default=None, description="The newest snapshot read by then: 2026-11-22T14:30:00Z."
-    )
-    snapshot: str | None = Field(default=None, description="Id, or the beginning of it.")
-    to: str | None = Field(
-        default=None,
-        description="Directory on the machine of the run; a new one below the plan's scratch.",
-    )
-    include: list[str] = Field(default=[], description="Globs over paths; empty takes all.")
-    dry_run: bool = Field(default=False, description="Only say what would be written.")
-
-
-def build_restore_job(wiring: Wiring) -> Job:
-    """The restore job: typed configuration for the Launchpad, ahead of backups in the queue."""
-
-    @dg.op(name=wiring.named("restore_snapshot"), required_resource_keys={wiring.resource})
-    def restore_snapshot(context: dg.OpExecutionContext, config: RestoreConfig) -> None:
-        try:
-            arguments = _restore_arguments(wiring, config, context.run_id)
-            report = wiring.resource_of(context).run(
-                "restore", arguments, now=wiring.now, log=context.log.info
-            )
-        except BackupError as error:
-            raise failure(error) from None
-        target = arguments["to"]
-        context.log.info(_restore_sentence(config, report, target))
-        for notice in report.get("notices") or ():
-            context.log.warning(notice)
-        said = {key(name): report[name] for name in _RESTORE_SAID if report.get(name) is not None}
-        said[key("target")] = dg.MetadataValue.path(target)
-        context.add_output_metadata(said)
-        if not report["ok"]:
-            raise dg.Failure(
-                f"{len(report['damage'])} entries of {config.dataset} could not be restored",
-                metadata={key("damage"): dg.MetadataValue.json(report["damage"])},
-                allow_retries=False,
-            )
-
-    @dg.job(
-        name=wiring.named("restore"),
-        description="Restore a snapshot, or some files of it; fill in the Launchpad's form.",
-        tags={"dagster/priority": str(RESTORE_PRIORITY)},
-        executor_def=dg.in_process_executor,
-    )
-    def restore() -> None:
-        restore_snapshot()
-
-    return restore
-
-
-_RESTORE_SAID = (
-    "snapshot",
-    "entries",
-    "files",
-    "bytes",
-    "written_bytes",
-    "skipped_files",
-    "duration_s",
-    "speed_bytes_per_s",
-    "dry_run",
-)
-
-
-def _restore_arguments(wiring: Wiring, config: RestoreConfig, run_id: str) -> dict[str, Any]:
-    """The config as the runner takes it; what nobody could mean is refused before anything runs."""
-    wiring.plan.dataset(config.dataset)
-    arguments = config.model_dump()
-    if config.day is not None:
-        arguments["day"] = _day(config.day).isoformat()
-    if config.at is not None:
-        arguments["at"] = parse_time(config.at, wiring.plan.zone).isoformat()
-    arguments["to"] = config.to or str(_scratch_target(wiring, config, run_id))
-    return arguments
-
-
-def _day(words: str) -> date:
-    try:
-        return date.fromisoformat(words)
-    except ValueError:
-        raise UsageError(f"{words!r} is no day", "write it as 2026-11-22") from None
-
-
-def _scratch_target(wiring: Wiring, config: RestoreConfig, run_id: str) -> Path:
-    scratch = wiring.plan.scratch
-    if scratch is None:
-        raise UsageError(
-            "the restore names no directory and the plan has no scratch",
-            "give `to` in the run's config, or `scratch: file:///path` in the plan",
-        )
-    return scratch.path() / config.dataset.replace("/", "-") / run_id[:8]
-
-
-def _restore_sentence(config: RestoreConfig, report: dict[str, Any], target: str) -> str:
-    verb = "would restore" if config.dry_run else "restored"
-    return (
-        f"{verb} {report['files']} files, {human_bytes(report['bytes'])}, of {config.dataset} to"
-        f" {target} in {human_seconds(report['duration_s'])}"
-    )
-
-
 # -- drill
 
 
@@ -303,7 +187,7 @@ def _drill_one(
     wiring: Wiring,
 ) -> tuple[str, bool]:
     """Drill what is due of a tier, or the day that was asked for; report on its checks."""
-    day = _day(config.day) if config.day else None
+    day = day_of(config.day) if config.day else None
     place = asset.dataset.key, asset.tier.name
     with backups.runner(now=wiring.now) as runner:
         if day is not None:
@@ -372,14 +256,16 @@ def build_sync_job(assets: Sequence[TierAsset], wiring: Wiring) -> Job:
         chosen = [
             one for one in assets if not config.datasets or one.dataset.key in config.datasets
         ]
+        days = RestorableDays()
         with wiring.resource_of(context).runner(now=wiring.now) as runner:
             report = sync_tiers(
                 context.instance,
                 recorder(context),
                 chosen,
-                lambda one: list_stored(runner, one),
+                lambda one: days.of(list_stored(runner, one)),
                 expired=config.expired,
             )
+        days.offer(context, wiring, whole=len(chosen) == len(assets) and not report.errors)
         context.log.info(report.sentence())
         context.add_output_metadata(
             {

@@ -12,6 +12,8 @@ from backup_pipeline.engine.errors import BackupError, NotFound
 from backup_pipeline.engine.progress import human_bytes
 from backup_pipeline.metadata import key
 from backup_pipeline.resources import Wiring, failure
+from backup_pipeline.restore_job import RestorableDays
+from backup_pipeline.runner import Runner
 from backup_pipeline.runs import recorder
 from backup_pipeline.schedules import default_status
 from backup_pipeline.sync import list_stored, sync_tiers
@@ -168,7 +170,20 @@ def _tell_expired(
             lambda one: list_stored(runner, one),
             reasons=reasons,
         )
+        _offer_what_is_left(context, runner, wiring)
     context.log.info(report.sentence())
+
+
+def _offer_what_is_left(context: dg.OpExecutionContext, runner: Runner, wiring: Wiring) -> None:
+    """The restore job offers days that expired in every tier no more."""
+    runner.notices.clear()
+    days = RestorableDays()
+    try:
+        days.of(runner.snapshots())
+    except BackupError as error:
+        context.log.info(f"the restore job's days stay as they are: {error.message}")
+        return
+    days.offer(context, wiring, whole=not runner.notices)  # a tier out of reach has days too
 
 
 def _expiry_sentence(report: Report) -> str:

@@ -16,6 +16,7 @@ from backup_pipeline.checks import CONSISTENT, Verdict, check_spec, complete_spe
 from backup_pipeline.engine.errors import BackupError
 from backup_pipeline.metadata import FORCE_TAG, key
 from backup_pipeline.resources import Wiring, failure
+from backup_pipeline.restore_job import RestorableDays
 from backup_pipeline.translator import TierAsset
 
 __all__ = ["build_set_assets", "build_set_checks", "consistent_verdict"]
@@ -80,6 +81,8 @@ def _set_asset(name: str, members: Sequence[TierAsset], wiring: Wiring) -> dg.As
             if made is None:
                 continue
             context.log.info(sentence_of(asset, made))
+            if made["snapshot"]["status"] == "complete":
+                RestorableDays([made["snapshot"]["day"]]).offer(context, wiring)
             passed, sentence, said = consistent_verdict(asset.dataset.key, answer)
             check = dg.AssetCheckResult(
                 check_name=CONSISTENT,

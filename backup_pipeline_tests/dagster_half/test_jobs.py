@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -114,7 +115,60 @@ def test_restores_go_ahead_of_backups_and_the_launchpad_knows_their_fields(proje
     schema = job.get_node_named("backup_restore_snapshot").definition.config_schema
     assert schema is not None
     fields = set(schema.config_type.fields)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
-    assert fields == {"dataset", "tier", "day", "at", "snapshot", "to", "include", "dry_run"}
+    ways = {"in_place", "delete", "checksum", "before_change"}
+    assert fields == {
+        *("dataset", "tier", "day", "at", "snapshot", "to", "include", "dry_run"),
+        *ways,
+    }
+
+
+def test_the_restore_job_offers_the_days_that_there_are(project: Make) -> None:
+    one = project()
+    for _ in range(3):
+        day = one.now.date().isoformat()
+        assert one.back_up("local", day).success
+        one.pass_time(days=1)
+    days = "backup_restorable_days"
+    found = one.instance.get_dynamic_partitions(days)
+    assert len(found) == 3
+    job = one.defs.resolve_job_def("backup_restore")
+    result = job.execute_in_process(instance=one.instance, partition_key=found[1])
+    said = _restored(result)
+    assert said["day"] == found[1] and said["verified"] and said["tier"] == "local"
+    assert said["target"].startswith(str(one.root / "scratch" / "vision-a"))
+    for day in found:
+        one.instance.delete_dynamic_partition(days, day)
+    one.instance.add_dynamic_partitions(days, ["2020-01-01"])
+    assert one.run_job("sync").success
+    assert one.instance.get_dynamic_partitions(days) == found
+
+
+def test_a_restore_in_place_says_how_it_ends(project: Make) -> None:
+    one = project()
+    one.back_up("local", SUNDAY_THE_FIRST)
+    home = one.root / "datasets/vision/a"
+    before = content(home)
+    one.write("vision/a", "first.bin", b"spoilt")
+    refused = one.run_job("restore", dataset="vision/a", delete=True)
+    assert "in_place" in first_failure(refused).description
+    assert one.run_job("restore", dataset="vision/a", in_place=True, dry_run=True).success
+    assert content(home) != before
+    said = _restored(
+        one.run_job("restore", dataset="vision/a", in_place=True, day=SUNDAY_THE_FIRST)
+    )
+    assert (said["written_files"], said["kept_files"], said["verified"]) == (1, 1, True)
+    assert f"--to {home} --undo" in said["end_it"]
+    assert {path: text for path, text in content(home).items() if path in before} == before
+
+
+def _restored(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    """What a restore said of itself."""
+    assert result.success, first_failure(result)
+    (event,) = [one for one in result.all_events if one.event_type_value == "STEP_OUTPUT"]
+    return {
+        name.removeprefix("backup/"): value.value
+        for name, value in event.step_output_data.metadata.items()
+    }
 
 
 def test_a_drill_reports_to_the_day_that_it_restored(project: Make) -> None:
