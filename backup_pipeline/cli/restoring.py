@@ -24,7 +24,11 @@ SHOWN_LINES = 20
 
 
 @verb(bare=True, content=True)
-@click.option("--to", metavar="DIR", help="The directory to restore to; made if need be.")
+@click.option(
+    "--to",
+    metavar="DIR|URL",
+    help="The directory to restore to, made if need be; or s3://bucket/prefix.",
+)
 @SET
 @TIER
 @DAY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ __all__ = [
     "BUILT_IN",
     "LATER",
     "PLACEHOLDERS",
+    "S3_OPTIONS",
     "escape_braces",
     "fill_asset",
     "find_kind",
@@ -52,8 +54,14 @@ LATER = (
 PLACEHOLDERS = ("asset", "day")
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
-_S3 = ("region", "endpoint", "profile", "access_key_id", "secret_access_key", "session_token")
-_S3_OPTIONS = {name: Option() for name in ("url", *_S3, "addressing")}
+_SECRETS = ("access_key_id", "secret_access_key", "session_token")
+S3_OPTIONS = ("region", "endpoint", "profile", *_SECRETS, "addressing")
+"""What says how a bucket is reached, for stores and sources alike."""
+
+_S3_OPTIONS = {
+    **{name: Option() for name in ("url", *S3_OPTIONS)},
+    "tags": Option("flag"),
+}
 
 
 def find_kind(name: str) -> SourceKind | None:
@@ -122,6 +130,12 @@ def _check_url(options: Mapping[str, Any]) -> None:
     url = options["url"]
     if isinstance(url, str) and source_url(url) is None:
         raise mistake("source objects needs an s3:// URL", "use {files: path} for a directory")
+    since = options.get("versions_kept_since")
+    if isinstance(since, str):
+        try:
+            date.fromisoformat(since)
+        except ValueError:
+            raise mistake(f"'{since}' is no day", "write versions_kept_since: 2026-11-22") from None
 
 
 def _check_day_paths(options: Mapping[str, Any]) -> None:
@@ -150,7 +164,7 @@ BUILT_IN: Mapping[str, SourceKind] = {
         SourceKind(
             "objects",
             "backup_pipeline.sources.objects:open_objects",
-            {**_S3_OPTIONS, "url": Option(needed=True)},
+            {**_S3_OPTIONS, "url": Option(needed=True), "versions_kept_since": Option()},
             main="url",
             excludes=True,
             check=_check_url,
@@ -178,7 +192,7 @@ BUILT_IN: Mapping[str, SourceKind] = {
         SourceKind(  # its places come from Dagster's event log
             "asset",
             "backup_pipeline.sources.asset:open_asset",
-            {"key": Option(), **{name: Option() for name in (*_S3, "addressing")}},
+            {"key": Option(), **{name: Option() for name in S3_OPTIONS}},
             main="key",
             slices=True,
             excludes=True,

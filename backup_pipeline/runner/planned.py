@@ -17,6 +17,7 @@ from backup_pipeline.engine.errors import (
     UsageError,
 )
 from backup_pipeline.plan.cadence import day_closes_at, local_day
+from backup_pipeline.plan.sourcekinds import S3_OPTIONS
 from backup_pipeline.runner.cuts import SetReader
 from backup_pipeline.runner.finding import utc_now
 from backup_pipeline.runner.places import OpenStores, Place
@@ -266,6 +267,14 @@ class PlanReader(SetReader):
         if key not in self._asked_places:
             self._asked_places |= ask_event_log("places", [key], self._environ)
         return self._asked_places[key]
+
+    def _bucket_options(self, dataset: str) -> dict[str, str]:
+        """As the dataset's own source says, where that is on S3."""
+        source = self.plan.dataset(dataset).source
+        if source.kind != "objects":
+            return {}
+        options = source.resolved(self._environ)
+        return {name: options[name] for name in S3_OPTIONS if name in options}
 
     # -- standing
 

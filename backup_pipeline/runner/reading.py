@@ -7,9 +7,10 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backup_pipeline.engine.errors import BackupError, NotFound
+from backup_pipeline.engine.errors import BackupError, NotFound, UsageError
 from backup_pipeline.runner.days import is_good
 from backup_pipeline.runner.drills import Driller
+from backup_pipeline.runner.into_bucket import bucket_of
 from backup_pipeline.runner.restoring import choose, estimate, home_of, in_place, learn
 from backup_pipeline.runner.shares import parse_share
 
@@ -99,13 +100,13 @@ class Reader(Driller):
         include: Sequence[str] = (),
         dry_run: bool = False,
     ) -> RestoreReport:
-        """Write one snapshot, or the globs of it, below a directory.
+        """Write one snapshot, or the globs of it, below a directory or an S3 prefix.
 
         What is missing or damaged in its tier is had from the others, pack by pack.
 
         Args:
             dataset: The dataset's key.
-            to: The directory; made where it is not there.
+            to: The directory, made where it is not there; or ``s3://bucket/prefix``.
             tier: As ``find`` takes it, as are ``day``, ``at`` and ``snapshot``.
             changed: Globs; the newest snapshot from before their newest change is restored.
             include: Globs over paths; all without them.
@@ -120,15 +121,31 @@ class Reader(Driller):
         )
         from backup_pipeline.engine.operations.restore import restore
 
-        report = restore(
-            repository,
-            found,
-            Path(to),
-            include=tuple(include),
-            dry_run=dry_run,
-            donors=self.donors(dataset, repository),
-            report=self._report,
-        )
+        globs, donors = tuple(include), self.donors(dataset, repository)
+        into = bucket_of(to, self._bucket_options(dataset))
+        if into is not None:
+            from backup_pipeline.engine.operations.restore_objects import restore_objects
+
+            report = restore_objects(
+                repository,
+                found,
+                into,
+                include=globs,
+                dry_run=dry_run,
+                donors=donors,
+                scratch=self._scratch(),
+                report=self._report,
+            )
+        else:
+            report = restore(
+                repository,
+                found,
+                Path(to),
+                include=globs,
+                dry_run=dry_run,
+                donors=donors,
+                report=self._report,
+            )
         if dry_run:
             size_bytes = report.written_bytes - report.copied_bytes
             report.estimate = estimate(self, dataset, report.tier, size_bytes)
@@ -172,6 +189,11 @@ class Reader(Driller):
             NotFound: There is no such snapshot.
             UsageError: Another restore in place was begun there, or it is no folder to change.
         """
+        if to is not None and bucket_of(to, {}) is not None:
+            raise UsageError(
+                f"{to} is a bucket: a restore in place changes a folder",
+                "without --in-place, a restore to it leaves alone what is there and right",
+            )
         selectors = {"tier": tier, "day": day, "at": at, "snapshot": snapshot, "changed": changed}
         return in_place(
             self,
@@ -206,6 +228,10 @@ class Reader(Driller):
     def source_of(self, dataset: str, day: date | None = None) -> Source | None:
         """A dataset's source; None where no plan tells it."""
         return None
+
+    def _bucket_options(self, dataset: str) -> dict[str, str]:
+        """How to reach the bucket that a dataset is restored to; else the usual AWS chain says."""
+        return {}
 
     def content(
         self, dataset: str, words: str = "latest", *, tier: str | None = None

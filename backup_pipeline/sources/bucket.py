@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib import import_module
 from typing import Any, Final
@@ -21,6 +21,8 @@ from backup_pipeline.engine.store.s3_errors import (
 )
 from backup_pipeline.engine.store.s3_settings import S3Settings
 from backup_pipeline.sources.base import UNREADABLE, VANISHED, Unreadable
+from backup_pipeline.sources.properties import HEADERS, VERSION, own_pairs, tag_pairs
+from backup_pipeline.sources.versions import Version, in_order
 
 __all__ = ["Bucket", "Listed", "Part", "Replaced"]
 
@@ -30,16 +32,10 @@ _CONNECTIONS: Final = 32
 _PLAIN = re.compile(r"(?!\.{1,2}(?:/|$))[^\x00-\x1f\x7f-\x9f\\{}^%`\[\]\"<>~#|*?/]+")
 # Refusals that say nothing of the other objects; any other refusal ends the reading.
 _OF_ONE_OBJECT: Final = ("403", "AccessDenied", "InvalidObjectState")
-_PROPERTIES: Final = frozenset(
-    {
-        "Cache-Control",
-        "Content-Disposition",
-        "Content-Encoding",
-        "Content-Language",
-        "Content-Type",
-        "Storage-Class",
-    }
-)
+_PROPERTIES: Final = frozenset({*HEADERS, "Content-Type", "Storage-Class"})
+_LINE = re.compile(rb"<(?:\w+:)?(Version|DeleteMarker)[ >]")
+# What servers say that have no lifecycle rules at all, or none for this bucket.
+_NO_RULES: Final = ("NoSuchLifecycleConfiguration", "NotImplemented")
 
 
 class Replaced(Exception):
@@ -55,12 +51,16 @@ class Listed:
         size: Length in bytes.
         modified_ns: When it was written, in nanoseconds since 1970.
         etag: Without quotes.
+        version_id: Which version, where it was asked for.
+        reason: Why it cannot be read, where that is known already.
     """
 
     key: str
     size: int
     modified_ns: int
     etag: str
+    version_id: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Part:
         modified_ns: When that version was written.
         etag: Without quotes.
         content_type: Media type.
-        metadata: User metadata, sorted.
+        metadata: User metadata, and other properties by their names in a manifest; sorted.
     """
 
     content: memoryview
@@ -90,10 +90,18 @@ class Bucket:
     Args:
         settings: Bucket, server and credentials; the prefix is only shown in messages.
         page_size: Keys per page of a listing; None leaves it to the server.
+        tags: Whether to read tags too, at a request more for each object that is read.
+
+    Attributes:
+        version_of: Gives the id of the version of a key to read; None reads what is there now.
     """
 
-    def __init__(self, settings: S3Settings, *, page_size: int | None = None) -> None:
+    def __init__(
+        self, settings: S3Settings, *, page_size: int | None = None, tags: bool = False
+    ) -> None:
         self.settings = settings
+        self.tags = tags
+        self.version_of: Callable[[str], str | None] = lambda _: None
         self._page_size = page_size
         self._whole = S3Settings.read(settings.bucket, "", _options(settings), {}, free_prefix=True)
         self._obstore = self._whole.client(BULK_TIMEOUT)
@@ -105,15 +113,60 @@ class Bucket:
         Raises:
             SourceError: The bucket cannot be listed.
         """
+        for page in self._paged("list_objects_v2", prefix):
+            yield [_listed(found) for found in page.get("Contents", ())]
+
+    def version_pages(self, prefix: str) -> Iterator[list[Version]]:
+        """List all versions and delete markers, page by page, newest first within a key.
+
+        Raises:
+            SourceError: They cannot be listed.
+        """
+        for page in self._paged("list_object_versions", prefix):
+            versions = [_version(found) for found in page.get("Versions", ())]
+            markers = [_version(found) for found in page.get("DeleteMarkers", ())]
+            yield in_order(versions, markers, page["Kinds"])
+
+    def versioning(self) -> str | None:
+        """``Enabled``, ``Suspended``, or None where it never was on.
+
+        Raises:
+            SourceError: The bucket cannot be asked.
+        """
+        return self._asked(self._client().get_bucket_versioning).get("Status")
+
+    def lifecycle_rules(self) -> list[Mapping[str, Any]]:
+        """The rules by which the bucket deletes by itself.
+
+        Raises:
+            SourceError: The bucket cannot be asked.
+        """
+        errors = import_module("botocore.exceptions")
+        try:
+            return self._asked(self._client().get_bucket_lifecycle_configuration)["Rules"]
+        except SourceError as error:
+            cause = error.__cause__
+            if isinstance(cause, errors.ClientError) and _code(cause) in _NO_RULES:
+                return []
+            raise
+
+    def _asked(self, question: Any) -> Any:
+        errors = import_module("botocore.exceptions")
+        try:
+            return question(Bucket=self.settings.bucket)
+        except (errors.ClientError, errors.BotoCoreError) as error:
+            raise _as_source_error(self._explained("", error)) from error
+
+    def _paged(self, listing: str, prefix: str) -> Iterator[Mapping[str, Any]]:
         paging = {"PageSize": self._page_size} if self._page_size else {}
-        listing = self._client().get_paginator("list_objects_v2")
-        pages = listing.paginate(
-            Bucket=self.settings.bucket, Prefix=prefix, PaginationConfig=paging
+        pages = (
+            self._client()
+            .get_paginator(listing)
+            .paginate(Bucket=self.settings.bucket, Prefix=prefix, PaginationConfig=paging)
         )
         errors = import_module("botocore.exceptions")
         try:
-            for page in pages:
-                yield [_listed(found) for found in page.get("Contents", ())]
+            yield from pages
         except (errors.ClientError, errors.BotoCoreError) as error:
             raise _as_source_error(self._explained("", error)) from error
 
@@ -146,22 +199,39 @@ class Bucket:
             SourceError: The server does not answer; nothing else could be read either.
         """
         span = None if length is None else (offset, offset + length)
+        version = self.version_of(key)
         try:
             if all(_PLAIN.fullmatch(segment) for segment in key.split("/")):
-                return self._read_plain(key, etag, span)
-            return self._read_odd(key, etag, span)
+                part = self._read_plain(key, etag, span, version)
+            else:
+                part = self._read_odd(key, etag, span, version)
+            return part if offset else self._with_more(part, key, version)
         except Replaced:
             raise
         except Exception as error:
             raise self._unreadable(key, error) from error
 
-    def _read_plain(self, key: str, etag: str, span: tuple[int, int] | None) -> Part:
+    def _with_more(self, part: Part, key: str, version: str | None) -> Part:
+        """With its version and tags; asked for with the first bytes only."""
+        more = [(VERSION, version)] if version is not None else []
+        if self.tags:
+            wanted = {"Bucket": self.settings.bucket, "Key": key}
+            if version is not None:
+                wanted["VersionId"] = version
+            more += tag_pairs(self._client().get_object_tagging(**wanted)["TagSet"])
+        return replace(part, metadata=tuple(sorted((*part.metadata, *more)))) if more else part
+
+    def _read_plain(
+        self, key: str, etag: str, span: tuple[int, int] | None, version: str | None
+    ) -> Part:
         import obstore
         from obstore.exceptions import PreconditionError
 
         options: Any = {"if_match": f'"{etag}"'}
         if span is not None:
             options["range"] = span
+        if version is not None:
+            options["version"] = version
         try:
             found = obstore.get(self._obstore, key, options=options)
             content = memoryview(found.bytes())
@@ -178,16 +248,21 @@ class Bucket:
             _nanoseconds(found.meta["last_modified"]),
             _bare(found.meta["e_tag"] or etag),
             attributes.get("Content-Type"),
-            tuple(
-                sorted((name, attributes[name]) for name in attributes if name not in _PROPERTIES)
+            _pairs(
+                {name: attributes[name] for name in attributes if name not in _PROPERTIES},
+                attributes,
             ),
         )
 
-    def _read_odd(self, key: str, etag: str, span: tuple[int, int] | None) -> Part:
+    def _read_odd(
+        self, key: str, etag: str, span: tuple[int, int] | None, version: str | None
+    ) -> Part:
         errors = import_module("botocore.exceptions")
         options = {"Bucket": self.settings.bucket, "Key": key, "IfMatch": f'"{etag}"'}
         if span is not None:
             options["Range"] = f"bytes={span[0]}-{span[1] - 1}"
+        if version is not None:
+            options["VersionId"] = version
         for attempt in range(1, _READ_ATTEMPTS + 1):
             try:
                 found = self._client().get_object(**options)
@@ -207,7 +282,9 @@ class Bucket:
             _nanoseconds(found["LastModified"]),
             _bare(found["ETag"]),
             found.get("ContentType"),
-            tuple(sorted(found["Metadata"].items())),
+            _pairs(
+                found["Metadata"], {name: found.get(name.replace("-", ""), "") for name in HEADERS}
+            ),
         )
 
     def _client(self) -> Any:
@@ -217,6 +294,7 @@ class Bucket:
                 self._boto3 = self.settings.boto3_client(max_pool_connections=_CONNECTIONS)
             except errors.BotoCoreError as error:
                 raise _as_source_error(self._explained("", error)) from error
+            self._boto3.meta.events.register("after-call.s3.ListObjectVersions", _note_kinds)
         return self._boto3
 
     def _unreadable(self, key: str, error: Exception) -> Exception:
@@ -258,6 +336,28 @@ def _options(settings: S3Settings) -> dict[str, Any]:
         "profile",
     )
     return {name: getattr(settings, name) for name in names}
+
+
+def _pairs(metadata: Mapping[str, str], headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted([*metadata.items(), *own_pairs(headers)]))
+
+
+def _note_kinds(http_response: Any, parsed: dict[str, Any], **_: Any) -> None:
+    """Keep in which order versions and delete markers stand; boto3 gives two lists."""
+    kinds = _LINE.findall(http_response.content)
+    parsed["Kinds"] = "".join("V" if kind == b"Version" else "M" for kind in kinds)
+
+
+def _version(found: Mapping[str, Any]) -> Version:
+    etag = found.get("ETag")
+    return Version(
+        found["Key"],
+        found["VersionId"],
+        _nanoseconds(found["LastModified"]),
+        found.get("Size", 0),
+        None if etag is None else _bare(etag),
+        found["IsLatest"],
+    )
 
 
 def _listed(found: Mapping[str, Any]) -> Listed:

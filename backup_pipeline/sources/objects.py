@@ -1,4 +1,4 @@
-"""Objects below an S3 prefix: bytes, content type and user metadata of each."""
+"""Objects below an S3 prefix: bytes, content type, headers, tags and user metadata of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from backup_pipeline.engine.errors import DayUnavailable, SourceError, UsageError
+from backup_pipeline.engine.errors import SourceError, UsageError
 from backup_pipeline.engine.store.s3_settings import S3Settings
 from backup_pipeline.sources.ahead import PART_BYTES, ReadAhead
 from backup_pipeline.sources.base import (
@@ -24,6 +24,7 @@ from backup_pipeline.sources.base import (
     scan_schema,
 )
 from backup_pipeline.sources.bucket import Bucket, Listed, Part, Replaced
+from backup_pipeline.sources.properties import KEY
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,6 +36,7 @@ _REOPENINGS: Final = 5
 _BATCH_ROWS: Final = 8192
 _NO_PATH = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|\0")
 _PERCENT: Final = {"": "%", ".": "%2E", "..": "%2E%2E"}
+_OURS: Final = ("url", "tags", "versions_kept_since")
 
 
 class ObjectsSource(Source):
@@ -48,11 +50,11 @@ class ObjectsSource(Source):
     (an empty object whose key ends in a slash) is recorded as that folder.
 
     Version ids are not part of the marks: plain listings have none, and listings of versions cost
-    in proportion to all versions ever kept.
+    in proportion to all versions ever kept. They answer ``as_of``; see ``past_objects``.
 
     Args:
         options: ``url``, and what a store on S3 takes: ``region``, ``endpoint``, ``addressing``,
-            ``profile`` and credentials.
+            ``profile`` and credentials; ``tags`` and ``versions_kept_since``.
         exclude: Globs over paths relative to the prefix; what they match is left out.
         page_size: Keys per page of a listing; None leaves it to the server.
 
@@ -61,7 +63,7 @@ class ObjectsSource(Source):
     """
 
     kind = "objects"
-    supports_as_of = False
+    supports_as_of = True
     clock_granularity_ns = 0  # an etag tells versions apart that were written in one tick
 
     def __init__(
@@ -71,7 +73,7 @@ class ObjectsSource(Source):
         exclude: Sequence[str] = (),
         page_size: int | None = None,
     ) -> None:
-        rest = {name: value for name, value in options.items() if name != "url"}
+        rest = {name: value for name, value in options.items() if name not in _OURS}
         parts = urlsplit(str(options.get("url", "")))
         if parts.scheme != "s3" or parts.query or parts.fragment or parts.username:
             raise UsageError(
@@ -79,12 +81,18 @@ class ObjectsSource(Source):
                 "write s3://bucket/prefix",
             )
         self._settings = S3Settings.read(parts.netloc, parts.path, rest, free_prefix=True)
-        self._prefix = self._settings.prefix
+        self._options, self._exclude_globs, self._page_size = options, exclude, page_size
+        tags = bool(options.get("tags"))
+        bucket = Bucket(self._settings, page_size=page_size, tags=tags)
+        self._read_from(bucket, self._settings.prefix, exclude)
+
+    def _read_from(self, bucket: Bucket, prefix: str, exclude: Sequence[str]) -> None:
+        self._prefix = prefix
         self._exclude = _excluder(exclude)
-        self._bucket = Bucket(self._settings, page_size=page_size)
+        self._bucket = bucket
         self._base = self._folder
         self._odd: dict[bytes, str] = {}
-        self._ahead = ReadAhead(self._bucket)
+        self._ahead = ReadAhead(bucket)
 
     @property
     def _folder(self) -> str:
@@ -132,17 +140,26 @@ class ObjectsSource(Source):
                 etag = newest.etag
             try:
                 first = self._ahead.first(key, newest.size if newest else None, etag)
-                return ObjectReader(self._ahead, key, first, listed=newest is None)
+                odd = self._odd.get(path)
+                more = [(KEY, odd)] if odd is not None else []
+                return ObjectReader(self._ahead, key, first, listed=newest is None, more=more)
             except Replaced:
                 etag = None
         raise Unreadable(UNREADABLE, "it was replaced again and again while it was read")
 
     def as_of(self, day: date) -> Source:
-        """A listing has only the present."""
-        raise DayUnavailable(
-            f"{self.describe()} only has its present state, not that of {day}",
-            "back it up on the day itself, or say `late: accept` to store its present state",
-        )
+        """The versions that were there at the day's end, of a bucket that keeps versions.
+
+        Raises:
+            DayUnavailable: It keeps none, or not all that were there then.
+            SourceError: The server does not answer.
+        """
+        from backup_pipeline.sources.past_objects import PastObjects
+
+        past = PastObjects(self._options, exclude=self._exclude_globs, page_size=self._page_size)
+        past.zone = self.zone
+        past.go_back_to(day)
+        return past
 
     def _key(self, path: bytes) -> str:
         return self._base + (self._odd.get(path) or path.decode())
@@ -227,8 +244,17 @@ class _FolderReader:
 class ObjectReader:
     """Reads one version of one object, some ranges ahead."""
 
-    def __init__(self, ahead: ReadAhead, key: str, first: Part, *, listed: bool) -> None:
+    def __init__(
+        self,
+        ahead: ReadAhead,
+        key: str,
+        first: Part,
+        *,
+        listed: bool,
+        more: Sequence[tuple[str, str]] = (),
+    ) -> None:
         self._ahead = ahead
+        self._more = more
         self._key = key
         self._first = first
         self._listed = listed
@@ -266,7 +292,7 @@ class ObjectReader:
             size=self._read,
             mark=mark,
             content_type=first.content_type,
-            metadata=first.metadata,
+            metadata=tuple(sorted((*self._more, *first.metadata))),
         )
 
     def _ask(self) -> None:
@@ -296,10 +322,12 @@ def _batch(rows: Sequence[tuple[bytes, Listed]], type: str) -> pa.RecordBatch:
     columns: dict[str, Any] = {
         "path": [path for path, _ in rows],
         "type": [type] * len(rows),
-        "state": [GOOD] * len(rows),
+        "state": [UNREADABLE if listed.reason else GOOD for _, listed in rows],
+        "reason": [listed.reason for _, listed in rows],
         "size": [listed.size for _, listed in rows],
         "mtime_ns": [listed.modified_ns for _, listed in rows],
         "etag": [listed.etag for _, listed in rows],
+        "version_id": [listed.version_id for _, listed in rows],
     }
     arrays = [
         pa.array(columns[field.name], field.type)

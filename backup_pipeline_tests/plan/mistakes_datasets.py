@@ -90,6 +90,12 @@ MISTAKES = [
         "not read yet",
     ),
     Mistake(
+        "versions kept since no day",
+        dataset("asset: a\nsource: {objects: {url: s3://b, versions_kept_since: May}} #!"),
+        f"{D0}.source",
+        "'May' is no day",
+    ),
+    Mistake(
         "objects without url",
         dataset("asset: a\nsource: {objects: /data} #!"),
         f"{D0}.source",

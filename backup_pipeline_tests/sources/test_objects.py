@@ -136,7 +136,12 @@ def test_content_type_and_metadata_are_kept(lake: Lake) -> None:
         content, details = read(source, row)
         assert content == b"raw \x1f\x8b bytes"
         assert details.content_type == "text/csv; charset=utf-8"
-        assert details.metadata == (("owner", "lake"), ("run-id", "42"))
+        assert details.metadata == (
+            (":cache-control", "no-cache"),
+            (":content-encoding", "gzip"),
+            ("owner", "lake"),
+            ("run-id", "42"),
+        )
         assert details.mark == {}
 
 
@@ -426,7 +431,7 @@ def test_an_empty_prefix_is_not_taken_for_an_empty_dataset(lake: Lake) -> None:
 
 
 def test_the_past_is_not_made_up(lake: Lake) -> None:
-    with pytest.raises(DayUnavailable, match="only has its present state"):
+    with pytest.raises(DayUnavailable, match="on 2026-11-01: versioning is off"):
         lake.source().as_of(date(2026, 11, 1))
 
 

@@ -109,11 +109,18 @@ def restore_rows(
     *,
     dry_run: bool = False,
     report: Report | None = None,
+    donors: Donors | None = None,
 ) -> RestoreReport:
-    """Restore some rows of a snapshot's manifest from nowhere else; see ``restore``."""
+    """Restore some rows of a snapshot's manifest; see ``restore``."""
     slices = [rows.slice(at, BATCH_ROWS) for at in range(0, len(rows), BATCH_ROWS)]
     return restore_chosen(
-        repository, snapshot, lambda: iter(slices), target, dry_run=dry_run, report=report
+        repository,
+        snapshot,
+        lambda: iter(slices),
+        target,
+        dry_run=dry_run,
+        report=report,
+        donors=donors,
     )
 
 
