@@ -32,6 +32,7 @@ from backup_pipeline.schedules import (
 )
 from backup_pipeline.sensors import build_change_sensor
 from backup_pipeline.setassets import build_set_assets, build_set_checks
+from backup_pipeline.slice_sensor import build_slice_sensor
 from backup_pipeline.translator import BackupTranslator, Upstream, dataset_key, lay_out
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def build_backup_defs(
     keeping = build_keeping_jobs(assets, wiring)
     backfill = build_backfill_job(assets, wiring)
     sensor = build_change_sensor(tier_jobs, wiring)
+    slices = build_slice_sensor(tier_jobs, wiring)
     return dg.Definitions(
         assets=[
             *(build_backup_asset(asset, wiring) for asset in assets if asset.together is None),
@@ -121,7 +123,7 @@ def build_backup_defs(
             *build_keeping_schedules(keeping, wiring),
             *build_backfill_schedule(assets, backfill, wiring),
         ],
-        sensors=[sensor] if sensor else [],
+        sensors=[one for one in (sensor, slices) if one is not None],
         resources={wiring.resource: backup_resource(plan, s3=s3, own_process=own_process)},
         executor=executor,
     )

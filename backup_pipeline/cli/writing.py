@@ -47,8 +47,9 @@ def backup(
     """Back up a dataset, a consistent set, or all of them.
 
     The first tier reads the dataset; a later one copies a closed day. Without --day: today where
-    the tier reads the dataset, else the newest closed day of its cadence. Members of a set are read
-    together, as one cut.
+    the tier reads the dataset, else the newest closed day of its cadence; of a dataset of slices
+    also the days whose slice was written again since. Members of a set are read together, as one
+    cut.
 
     Exit code 1 where entries could not be read, or where what changed is suspicious; the snapshot
     is kept all the same.
@@ -77,6 +78,7 @@ def backup(
                     worst = max(worst, tell_set(call, made, _tell))
                     continue
                 result = runner.backup(key, tier, day=day_or_none(day), kind=kind, force=force)
+                again = _again(runner, key, tier) if day is None else []
             except BackupError as error:
                 if call.dataset:
                     raise
@@ -85,9 +87,10 @@ def backup(
                 call.notice(f"{key}: {error}", "error")
                 worst = max(worst, error.exit_code)
                 continue
-            document.append(result.to_json())
-            worst = max(worst, _code(result), int(_suspicious(result)))
-            _tell(call, result)
+            document.append({**result.to_json(), **_rewritten(again)})
+            for one in (result, *again):
+                worst = max(worst, _code(one), int(_suspicious(one)))
+                _tell(call, one)
         runner.notices.clear()  # each result has its own
         call.answer(document[0] if call.dataset else document, lambda: None)
     return worst
@@ -106,6 +109,17 @@ def _one_by_one(
         elif one.name not in done:
             done.add(one.name)
             yield f"set {one.name}", one.name
+
+
+def _again(runner: Runner, key: str, tier: str | None) -> list[Result]:
+    """New versions of slices that were written again after they were backed up."""
+    if tier not in (None, runner.plan.dataset(key).first_tier.name):
+        return []
+    return [runner.backup(key, tier, day=day) for day in runner.rewritten(key)]
+
+
+def _rewritten(again: list[Result]) -> dict[str, Any]:
+    return {"rewritten": [one.to_json() for one in again]} if again else {}
 
 
 @verb(bare=False, content=True)

@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 from backup_pipeline.plan.content import is_list, is_mapping
+from backup_pipeline.plan.dayform import has_day
 from backup_pipeline.plan.model import Tier
 from backup_pipeline.plan.problems import Findings, Path, show_path
 from backup_pipeline.plan.references import Reference, is_reference, literal_secrets
@@ -18,6 +19,7 @@ from backup_pipeline.plan.sourcekinds import (
     find_kind,
     placeholders,
 )
+from backup_pipeline.plan.urlkinds import URL_KINDS
 
 __all__ = ["check_dataset", "check_duplicates"]
 
@@ -68,6 +70,9 @@ def check_dataset(
     if dataset.keep_slices is not None and dataset.holds == "whole":
         message = "keep_slices goes with holds: slice"
         findings.report((*path, "keep_slices"), message, "remove it", needs=[(*path, "holds")])
+    if dataset.slices_checked is not None and dataset.holds == "whole":
+        message = "slices_checked goes with holds: slice"
+        findings.report((*path, "slices_checked"), message, "remove it", needs=[(*path, "holds")])
 
 
 def _check_source(dataset: DatasetWritten, path: Path, findings: Findings) -> None:
@@ -82,7 +87,8 @@ def _check_source(dataset: DatasetWritten, path: Path, findings: Findings) -> No
     texts = list(_texts(options))
     found = find_kind(kind)
     if found is not None:
-        for name in (name for text in texts for name in placeholders(text)):
+        for written in (name for text in texts for name in placeholders(text)):
+            name = "day" if written.startswith("day:") else written
             if name not in PLACEHOLDERS:
                 message = f"unknown placeholder '{{{name}}}'"
                 known = "known: {asset} and {day}; a brace of the path itself is doubled"
@@ -115,15 +121,18 @@ def _check_slices(
     kind = next(iter(dataset.source or {}))
     holds = (*path, "holds")
     needs = [(*path, "source")]
+    found = find_kind(kind)
+    options = (dataset.source or {})[kind]
+    by_day = kind == "day_paths" or any(has_day(text) for text in _texts(options))
     if dataset.holds == "whole":
-        if kind == "day_paths":
+        if by_day and found is not None and found.slices:
             said = "holds" in dataset.model_fields_set
             message = "day paths hold one slice a day, not the whole dataset"
             place = holds if said else (*path, "source")
             findings.report(place, message, "write holds: slice", needs=needs)
         return
-    found = find_kind(kind)
-    if found is not None and not found.slices:
+    by_url = kind in {one.name for one in URL_KINDS}
+    if found is not None and (not found.slices or (by_url and not by_day)):
         message = f"source {kind} cannot tell one day's slice from the rest"
         findings.report(holds, message, "use {day_paths: …{day}…}, or holds: whole", needs=needs)
     first = next(iter(tiers.values()), None)

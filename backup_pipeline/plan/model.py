@@ -152,6 +152,7 @@ class Dataset:
         prune: How often it deletes what no snapshot needs; None: never.
         legal_hold: Why nothing of the dataset may expire or be deleted; None where it may.
         keep_slices: For ``holds: slice``: how long a slice is kept; None is for ever.
+        slices_checked: How far back slices are looked at for whether they were written again.
         solid: Whether small files share segments.
     """
 
@@ -172,6 +173,7 @@ class Dataset:
     prune: Literal["day", "week", "month"] | None = None
     legal_hold: str | None = None
     keep_slices: timedelta | None = None
+    slices_checked: timedelta = timedelta(days=7)
     group: str | None = None
     solid: bool = True
     symlinks: Literal["keep"] = "keep"

@@ -28,7 +28,9 @@ __all__ = [
 ]
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_SECRET_KEY = re.compile(r"passw|passphrase|secret|token|private_?key|api_?key|credential", re.I)
+_SECRET_KEY = re.compile(
+    r"passw|passphrase|secret|token|private_?key|api_?key|account_?key|credential", re.I
+)
 _URL_PASSWORD = re.compile(r"\A[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]*:[^/?#@]+@")
 _DSN_PASSWORD = re.compile(r"\b(password|pwd)\s*=\s*\S", re.I)
 

@@ -10,6 +10,7 @@ from typing import Any
 from backup_pipeline.cost.prices import PRICES, StoragePrices
 from backup_pipeline.plan.cadence import interval
 from backup_pipeline.plan.content import is_list, is_mapping
+from backup_pipeline.plan.dayform import has_day
 from backup_pipeline.plan.model import (
     Anomaly,
     ConsistentSet,
@@ -37,7 +38,7 @@ from backup_pipeline.plan.schema import (
     TierFields,
     TierWritten,
 )
-from backup_pipeline.plan.sourcekinds import fill_asset, find_kind
+from backup_pipeline.plan.sourcekinds import fill_asset, find_kind, url_kind
 
 __all__ = [
     "DEFAULT_FULL_EVERY",
@@ -247,14 +248,14 @@ def _source(written: DatasetWritten, key: str) -> SourceSpec:
     filled = _fill(options, key)
     if find_kind(kind) is None:
         return SourceSpec(kind, filled, installed=False, written_kind=kind)
-    by_day = kind == "day_paths"
     reader = kind
-    if by_day:
-        reader = "files" if "path" in filled else "objects"
+    if kind == "day_paths":
+        reader = "files" if "path" in filled else url_kind(filled["url"])
     if written.exclude:
         filled["exclude"] = list(written.exclude)
     if kind == "asset":
         filled.setdefault("key", key)
+    by_day = kind == "day_paths" or has_day(str(filled.get("url", "")))
     return SourceSpec(reader, filled, by_day=by_day, written_kind=kind)
 
 
@@ -294,6 +295,9 @@ def _dataset(plan: PlanWritten, written: DatasetWritten, key: str) -> Dataset:
         legal_hold=written.legal_hold,
         run=_run(policy, override),
         keep_slices=keep_slices if isinstance(keep_slices, timedelta) else None,
+        slices_checked=timedelta(days=7)
+        if written.slices_checked is None
+        else written.slices_checked,
         group=written.group,
         solid=written.solid,
     )

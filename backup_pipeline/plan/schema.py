@@ -408,6 +408,7 @@ class DatasetWritten(Written):
     policy: PolicyName | None = None
     holds: Holds = "whole"
     keep_slices: Annotated[str | timedelta, PlainValidator(_keep_slices)] | None = None
+    slices_checked: Duration | None = None
     late: Late | None = None
     legal_hold: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     group: Name | None = None

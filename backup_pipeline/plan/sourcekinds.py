@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from backup_pipeline.engine.errors import UsageError
 from backup_pipeline.plan.content import is_mapping
+from backup_pipeline.plan.dayform import day_problem, has_day
 from backup_pipeline.plan.problems import one_of
 from backup_pipeline.plan.references import has_url_password, is_reference
 from backup_pipeline.plan.sourcekind import (
@@ -19,6 +20,7 @@ from backup_pipeline.plan.sourcekind import (
     foreign_names,
     local_path,
 )
+from backup_pipeline.plan.urlkinds import SCHEMES, URL_KINDS
 from backup_pipeline.plan.values import mistake
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "parse_source",
     "placeholders",
     "source_url",
+    "url_kind",
 ]
 
 LATER = (
@@ -44,10 +47,6 @@ LATER = (
     "model",
     "kafka",
     "stream",
-    "fsspec",
-    "gcs",
-    "azure",
-    "sftp",
 )
 """Kinds that a plan may name already; a run says that they are not installed."""
 
@@ -74,7 +73,7 @@ def find_kind(name: str) -> SourceKind | None:
 
 
 def parse_source(value: Any) -> dict[str, Any]:
-    """Reads a source: a path, an ``s3://`` URL, or ``{kind: options}``.
+    """Reads a source: a path, a URL, or ``{kind: options}``.
 
     Returns:
         One kind and its options, as a mapping with one key.
@@ -115,9 +114,25 @@ def _from_text(text: str) -> dict[str, Any]:
     if not text.strip():
         raise mistake("not a source", "write a path or an s3:// URL")
     url = source_url(text)
-    if "{day}" in text:
+    if has_day(text):
+        _check_day(text)
         return {"day_paths": {"url": url} if url else {"path": local_path(text)}}
-    return {"objects": {"url": url}} if url else {"files": {"path": local_path(text)}}
+    return {url_kind(url): {"url": url}} if url else {"files": {"path": local_path(text)}}
+
+
+def url_kind(url: Any) -> str:
+    """The kind that reads a URL; where that stands elsewhere, the one that opens any."""
+    return (
+        SCHEMES.get(url.partition("://")[0].lower(), "objects")
+        if isinstance(url, str)
+        else "objects"
+    )
+
+
+def _check_day(text: str) -> None:
+    problem = day_problem(text)
+    if problem is not None:
+        raise mistake(*problem)
 
 
 def _check_path(options: Mapping[str, Any]) -> None:
@@ -128,7 +143,7 @@ def _check_path(options: Mapping[str, Any]) -> None:
 
 def _check_url(options: Mapping[str, Any]) -> None:
     url = options["url"]
-    if isinstance(url, str) and source_url(url) is None:
+    if isinstance(url, str) and (source_url(url) is None or url_kind(url) != "objects"):
         raise mistake("source objects needs an s3:// URL", "use {files: path} for a directory")
     since = options.get("versions_kept_since")
     if isinstance(since, str):
@@ -144,7 +159,8 @@ def _check_day_paths(options: Mapping[str, Any]) -> None:
         raise mistake("source day_paths needs path or url")
     if isinstance(places[0], str):
         source_url(places[0])
-        if "{day}" not in places[0]:
+        _check_day(places[0])
+        if not has_day(places[0]):
             raise mistake(
                 "day_paths needs {day} where the day stands", "such as /lake/events/day={day}"
             )
@@ -198,6 +214,7 @@ BUILT_IN: Mapping[str, SourceKind] = {
             excludes=True,
             per_asset=True,
         ),
+        *URL_KINDS,
     )
 }
 """The kinds of source that this package brings, by name."""
@@ -216,9 +233,11 @@ def source_url(text: str) -> str | None:
     scheme = text.split("://", 1)[0].lower()
     if scheme == "file":
         return None
-    if scheme != "s3":
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
         raise mistake(
-            f"sources at {scheme}:// are not read yet", "a path or an s3:// URL can be read"
+            f"sources at {scheme}:// are not read by themselves",
+            f"a path or {known} can be; {{fsspec: '{scheme}://…'}} reads what fsspec can",
         )
     if not urlsplit(text).netloc:
         raise mistake("the URL names no bucket", "write s3://bucket/prefix")

@@ -30,6 +30,7 @@ from backup_pipeline.runner.repairing import Repairer
 from backup_pipeline.runner.results import Result
 from backup_pipeline.runner.setbackup import SetBackup
 from backup_pipeline.runner.setstanding import SetStanding
+from backup_pipeline.runner.slices import SliceWatcher
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.format.record import Snapshot
@@ -70,7 +71,7 @@ class _Donor:
     snapshot: Snapshot
 
 
-class Runner(SetBackup, SetStanding, Keeper, Repairer, Accountant, Backfiller):
+class Runner(SetBackup, SetStanding, Keeper, Repairer, Accountant, Backfiller, SliceWatcher):
     """A plan's verbs without Dagster: back up, copy, and all that its parents can do."""
 
     @staticmethod
@@ -197,7 +198,9 @@ class Runner(SetBackup, SetStanding, Keeper, Repairer, Accountant, Backfiller):
         if task.day != self.today() and not task.force:
             present = self._present(task)
             if present is not None:
-                return self._kept(present)
+                if spec.holds == "whole" or not self._is_rewritten(spec, present):
+                    return self._kept(present)
+                return self._read(task, None, "exact")
         if spec.holds == "slice":
             donors = [] if task.force else self._donors(task, timings=("exact", "on-time"))
             return self._copy(task, donors) if donors else self._read(task, None, "exact")
@@ -332,7 +335,9 @@ class Runner(SetBackup, SetStanding, Keeper, Repairer, Accountant, Backfiller):
             # Its siblings take the same one, so that the tier has a whole cut.
             return self._of_cut(task, cut)
         present = None if task.force else self._present(task)
-        if present is not None and present.finished_at >= day_closes_at(task.day, self.plan.zone):
+        whole = task.dataset.holds == "whole"  # a slice may be written again, long after its day
+        closed_at = day_closes_at(task.day, self.plan.zone)
+        if present is not None and whole and present.finished_at >= closed_at:
             return self._kept(present)
         donors = self._donors(task)
         if present is not None and (not donors or rank(donors[0].snapshot) <= rank(present)):

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from backup_pipeline.engine.errors import UsageError
+from backup_pipeline.plan.dayform import day_problem, fill_day, has_day
 from backup_pipeline.plan.sourcekind import foreign_names
 from backup_pipeline.plan.sourcekinds import BUILT_IN, find_kind
 from backup_pipeline.sources.base import Source
@@ -59,11 +60,14 @@ def load_named(name: str, extra: str | None) -> Any:
 
 
 def _fill(value: Any, day: date | None) -> Any:
-    if not isinstance(value, str) or "{day}" not in value:
+    if not isinstance(value, str) or not has_day(value):
         return value
     if day is None:
         raise UsageError(
             f"the source {value} is one slice per day, and no day was given",
             "say `holds: slice` for this dataset, or give --day",
         )
-    return value.replace("{day}", day.isoformat())
+    problem = day_problem(value)
+    if problem is not None:
+        raise UsageError(*problem)
+    return fill_day(value, day)

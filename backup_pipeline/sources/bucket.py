@@ -24,7 +24,7 @@ from backup_pipeline.sources.base import UNREADABLE, VANISHED, Unreadable
 from backup_pipeline.sources.properties import HEADERS, VERSION, own_pairs, tag_pairs
 from backup_pipeline.sources.versions import Version, in_order
 
-__all__ = ["Bucket", "Listed", "Part", "Replaced"]
+__all__ = ["Bucket", "Listed", "Part", "Replaced", "is_refusal"]
 
 _READ_ATTEMPTS: Final = 3
 _CONNECTIONS: Final = 32
@@ -36,6 +36,12 @@ _PROPERTIES: Final = frozenset({*HEADERS, "Content-Type", "Storage-Class"})
 _LINE = re.compile(rb"<(?:\w+:)?(Version|DeleteMarker)[ >]")
 # What servers say that have no lifecycle rules at all, or none for this bucket.
 _NO_RULES: Final = ("NoSuchLifecycleConfiguration", "NotImplemented")
+
+
+def is_refusal(error: SourceError) -> bool:
+    """Whether the credentials may not ask what was asked; not so of a server out of reach."""
+    cause: Any = error.__cause__
+    return getattr(cause, "response", None) is not None and _status(cause) == 403
 
 
 class Replaced(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import date
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +24,7 @@ from backup_pipeline.sources.base import (
     scan_schema,
 )
 from backup_pipeline.sources.bucket import Bucket, Listed, Part, Replaced
+from backup_pipeline.sources.exclusion import excluder
 from backup_pipeline.sources.properties import KEY
 
 if TYPE_CHECKING:
@@ -86,9 +87,9 @@ class ObjectsSource(Source):
         bucket = Bucket(self._settings, page_size=page_size, tags=tags)
         self._read_from(bucket, self._settings.prefix, exclude)
 
-    def _read_from(self, bucket: Bucket, prefix: str, exclude: Sequence[str]) -> None:
+    def _read_from(self, bucket: Any, prefix: str, exclude: Sequence[str]) -> None:
         self._prefix = prefix
-        self._exclude = _excluder(exclude)
+        self._exclude = excluder(exclude)
         self._bucket = bucket
         self._base = self._folder
         self._odd: dict[bytes, str] = {}
@@ -224,8 +225,19 @@ class ObjectsSource(Source):
 
 def open_objects(
     options: Mapping[str, Any], *, exclude: Sequence[str] = (), day: date | None = None
-) -> ObjectsSource:
-    """Open the prefix that a plan names."""
+) -> Source:
+    """Open the prefix that a plan names.
+
+    A URL that stands in the environment may be of another kind than the plan could tell.
+    """
+    from backup_pipeline.plan.sourcekinds import BUILT_IN
+    from backup_pipeline.plan.urlkinds import SCHEMES
+    from backup_pipeline.sources import load_named
+
+    kind = SCHEMES.get(str(options.get("url", "")).partition("://")[0], "objects")
+    if kind != "objects":
+        found = BUILT_IN[kind]
+        return load_named(found.opens, found.extra)(options, exclude=exclude, day=day)
     return ObjectsSource(options, exclude=exclude)
 
 
@@ -305,15 +317,6 @@ class ObjectReader:
         for part in self._coming:
             part.cancel()
         self._coming.clear()
-
-
-def _excluder(globs: Sequence[str]) -> Callable[[bytes], bool] | None:
-    if not globs:
-        return None
-    from backup_pipeline.engine.manifest import glob_pattern
-
-    patterns = [re.compile(glob_pattern(glob).encode()) for glob in globs]
-    return lambda path: any(pattern.search(path) for pattern in patterns)
 
 
 def _batch(rows: Sequence[tuple[bytes, Listed]], type: str) -> pa.RecordBatch:

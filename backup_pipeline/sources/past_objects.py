@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from backup_pipeline.engine.errors import DayUnavailable, SourceError, UsageError
 from backup_pipeline.sources.base import Source
-from backup_pipeline.sources.bucket import Listed
+from backup_pipeline.sources.bucket import Listed, is_refusal
 from backup_pipeline.sources.objects import ObjectsSource
 from backup_pipeline.sources.versions import Moment, Version, expired_by_rule
 
@@ -50,6 +50,8 @@ class PastObjects(ObjectsSource):
             status = self._bucket.versioning()
             rules = self._bucket.lifecycle_rules()
         except SourceError as error:
+            if not is_refusal(error):
+                raise
             raise DayUnavailable(
                 f"{super().describe()} does not say whether it keeps versions: {error.message}",
                 "grant s3:GetBucketVersioning and s3:GetLifecycleConfiguration",

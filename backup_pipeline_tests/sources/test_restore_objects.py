@@ -46,6 +46,21 @@ class Place:
         key = f"{self.prefix}/{name}"
         self.client.put_object(Bucket="lake", Key=key, Body=content, **properties)
 
+    def put_in_parts(self, name: str, *contents: bytes, **properties: Any) -> None:
+        where = {"Bucket": "lake", "Key": f"{self.prefix}/{name}"}
+        upload = self.client.create_multipart_upload(**where, **properties)["UploadId"]
+        parts = [
+            {
+                "PartNumber": number,
+                "ETag": self.client.upload_part(
+                    **where, UploadId=upload, PartNumber=number, Body=content
+                )["ETag"],
+            }
+            for number, content in enumerate(contents, 1)
+        ]
+        done = {"UploadId": upload, "MultipartUpload": {"Parts": parts}}
+        self.client.complete_multipart_upload(**where, **done)
+
     def all(self) -> dict[str, tuple[Any, ...]]:
         found: dict[str, tuple[Any, ...]] = {}
         pages = self.client.get_paginator("list_objects_v2")
@@ -106,23 +121,26 @@ def test_everything_that_objects_had_comes_back(
         Tagging="team=a%20b&cost=low",
     )
     full.put("large", random.Random(1).randbytes((13 << 20) + 7))
+    first, last = random.Random(2).randbytes(5 << 20), b"the last part"
+    full.put_in_parts("parts", first, last, Metadata={"owner": "lake"}, ContentType="a/b")
     with Runner(load_plan(plan)) as runner:
         runner.backup("lake")
+        assert runner.backup("lake").snapshot.read_bytes == 0
         planned = runner.restore("lake", empty.url, dry_run=True)
-        assert (planned.written_files, empty.all()) == (len(ODD) + 4, {})
+        assert (planned.written_files, empty.all()) == (len(ODD) + 5, {})
         report = runner.restore("lake", f"{empty.url}/")
         assert report.ok, report
-        assert report.written_files == len(ODD) + 4
+        assert report.written_files == len(ODD) + 5
         assert empty.all() == full.all()
-        assert len(full.all()) == len(ODD) + 4
+        assert len(full.all()) == len(ODD) + 5
 
         # A second time nothing is written but what is not right; what is there besides stays.
         empty.put("rich.csv", b"\x1f\x8b", ContentType="text/plain")
         empty.put("a b", b"spoiled")
         empty.put("besides", b"stays")
         report = runner.restore("lake", empty.url)
-        # The large one's etag tells of other parts than it came in, so it is stored again.
-        assert (report.written_files, report.replaced_files) == (3, 3)
+        # The etags of two tell of other parts than they came in, so they are stored again.
+        assert (report.written_files, report.replaced_files) == (4, 4)
         there = empty.all()
         assert there.pop("besides")[0] == b"stays"
         assert there == full.all()

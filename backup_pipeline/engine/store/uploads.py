@@ -21,6 +21,7 @@ __all__ = ["Refused", "Stored", "Uploads", "Wanted"]
 PART_BYTES: Final = 64 << 20
 """Larger ones are stored in parts of this size."""
 
+_MOST_PARTS: Final = 10_000
 _CONNECTIONS: Final = 32
 _OF_ONE_KEY: Final = ("KeyTooLongError", "InvalidURI", "MetadataTooLarge", "InvalidTag")
 
@@ -122,7 +123,8 @@ class Uploads:
             etag = self._whole(key, content, more)
             return self._checked(key, etag, len(content), *_digests(content))
         with file.open("rb") as stream:
-            return self._in_parts(key, stream, more)
+            part_bytes = max(PART_BYTES, -(-wanted.size // _MOST_PARTS))
+            return self._in_parts(key, stream, part_bytes, more)
 
     def _whole(self, key: str, content: bytes, more: Mapping[str, Any]) -> str:
         sha256, _ = _digests(content)
@@ -132,12 +134,14 @@ class Uploads:
         )
         return put["ETag"].strip('"')
 
-    def _in_parts(self, key: str, stream: BinaryIO, more: Mapping[str, Any]) -> Stored:
+    def _in_parts(
+        self, key: str, stream: BinaryIO, part_bytes: int, more: Mapping[str, Any]
+    ) -> Stored:
         whole, etags, size = hashlib.sha256(), b"", 0
         parts: list[dict[str, Any]] = []
         upload = self._ask(self._client.create_multipart_upload, Key=key, **more)["UploadId"]
         try:
-            while content := stream.read(PART_BYTES):
+            while content := stream.read(part_bytes):
                 number = len(parts) + 1
                 md5 = hashlib.md5(content, usedforsecurity=False).digest()
                 put = self._ask(
