@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from importlib import import_module
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ _PLAIN = re.compile(r"(?!\.{1,2}(?:/|$))[^\x00-\x1f\x7f-\x9f\\{}^%`\[\]\"<>~#|*?
 _OF_ONE_OBJECT: Final = ("403", "AccessDenied", "InvalidObjectState")
 _PROPERTIES: Final = frozenset({*HEADERS, "Content-Type", "Storage-Class"})
 _LINE = re.compile(rb"<(?:\w+:)?(Version|DeleteMarker)[ >]")
+_ASKED_AT: Final = frozenset(10**power for power in range(9))
 # What servers say that have no lifecycle rules at all, or none for this bucket.
 _NO_RULES: Final = ("NoSuchLifecycleConfiguration", "NotImplemented")
 
@@ -112,6 +114,7 @@ class Bucket:
         self._whole = S3Settings.read(settings.bucket, "", _options(settings), {}, free_prefix=True)
         self._obstore = self._whole.client(BULK_TIMEOUT)
         self._boto3: Any = None
+        self._vanished = 0
 
     def pages(self, prefix: str) -> Iterator[list[Listed]]:
         """List all keys that begin with ``prefix``, page by page, in the server's order.
@@ -309,10 +312,22 @@ class Bucket:
             return error
         ours = self._explained(key, error)
         if isinstance(ours, ObjectMissing):
-            return Unreadable(VANISHED, "it is gone")
+            return self._gone_with_the_bucket() or Unreadable(VANISHED, "it is gone")
         if isinstance(ours, StoreUnavailable) and _code(error) not in _OF_ONE_OBJECT:
             return _as_source_error(ours)
         return Unreadable(UNREADABLE, ours.message.partition(f"{key}: ")[2] or ours.message)
+
+    def _gone_with_the_bucket(self) -> SourceError | None:
+        """What to raise if an object is gone because all are: not every server says so itself."""
+        self._vanished += 1
+        if self._vanished not in _ASKED_AT:
+            return None
+        try:
+            self._asked(partial(self._client().list_objects_v2, MaxKeys=1))
+        except SourceError as error:
+            code = _code(error.__cause__) if error.__cause__ is not None else None
+            return error if code == "NoSuchBucket" else None
+        return None
 
     def _explained(self, key: str, error: Exception) -> StoreError:
         errors = import_module("botocore.exceptions")
