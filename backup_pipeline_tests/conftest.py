@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,12 @@ from backup_pipeline.s3_server import S3Server
 from backup_pipeline_tests.promises import cases, pytest_collection_modifyitems
 
 __all__ = ["cases", "pytest_collection_modifyitems"]
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Begun in the background by a shell, which has such processes ignore it; tests interrupt
+    # processes of theirs, which would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
