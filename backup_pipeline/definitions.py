@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from backup_pipeline.alerting import build_alert_sensor
 from backup_pipeline.assets import build_backup_asset
 from backup_pipeline.backfilling import build_backfill_job, build_backfill_schedule
 from backup_pipeline.checks import build_checks
@@ -22,6 +23,7 @@ from backup_pipeline.jobs import (
 )
 from backup_pipeline.keeping import build_keeping_jobs, build_keeping_schedules
 from backup_pipeline.metadata import NAMESPACE
+from backup_pipeline.overview import build_overview
 from backup_pipeline.plan import Plan, load_plan
 from backup_pipeline.resources import Wiring, backup_resource
 from backup_pipeline.restore_job import build_restore_job
@@ -91,8 +93,9 @@ def build_backup_defs(
     if not _NAME.match(name):
         raise UsageError(f"{name!r} cannot be a prefix of names", "use letters, digits and _")
     wiring = Wiring(plan, name, clock)
-    known = upstream.assets or () if isinstance(upstream, dg.Definitions) else upstream
-    assets = lay_out(plan, name=name, translator=translator, upstream=_with_specs(known))
+    given = upstream.assets or () if isinstance(upstream, dg.Definitions) else upstream
+    known = _with_specs(given)
+    assets = lay_out(plan, name=name, translator=translator, upstream=known)
     tier_jobs = group_by_tier(assets, wiring)
     check_jobs = build_check_jobs(assets, wiring)
     drill = build_drill_job(assets, wiring)
@@ -100,30 +103,36 @@ def build_backup_defs(
     backfill = build_backfill_job(assets, wiring)
     sensor = build_change_sensor(tier_jobs, wiring)
     slices = build_slice_sensor(tier_jobs, wiring)
+    overview = build_overview(assets, known, wiring)
+    jobs = [
+        *(tier.job for tier in tier_jobs),
+        *check_jobs.values(),
+        build_restore_job(wiring),
+        build_sync_job(assets, wiring),
+        drill,
+        backfill,
+        *(one.job for one in keeping),
+        overview.job,
+    ]
+    alerts = build_alert_sensor(assets, [job.name for job in jobs], wiring)
     return dg.Definitions(
         assets=[
             *(build_backup_asset(asset, wiring) for asset in assets if asset.together is None),
             *build_set_assets(assets, wiring),
             *_external_specs(plan, external_assets),
+            overview.asset,
         ],
         asset_checks=[*build_checks(assets, wiring), *build_set_checks(assets, wiring)],
-        jobs=[
-            *(tier.job for tier in tier_jobs),
-            *check_jobs.values(),
-            build_restore_job(wiring),
-            build_sync_job(assets, wiring),
-            drill,
-            backfill,
-            *(one.job for one in keeping),
-        ],
+        jobs=jobs,
         schedules=[
             *build_tier_schedules(tier_jobs, wiring),
             *build_check_schedules(check_jobs, wiring),
             build_drill_schedule(assets, drill, wiring),
             *build_keeping_schedules(keeping, wiring),
+            overview.schedule,
             *build_backfill_schedule(assets, backfill, wiring),
         ],
-        sensors=[one for one in (sensor, slices) if one is not None],
+        sensors=[one for one in (sensor, slices, alerts) if one is not None],
         resources={wiring.resource: backup_resource(plan, s3=s3, own_process=own_process)},
         executor=executor,
     )

@@ -546,7 +546,7 @@ def test_an_unexpected_error_is_one_line_and_a_request_to_report_it(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("of no one's doing\nat all")
 
-    monkeypatch.setattr(Runner, "status", fail)
+    monkeypatch.setattr(Runner, "posture", fail)
     ran = shell("status")
     assert ran.code == 3
     assert len(ran.err.splitlines()) == 1

@@ -1,22 +1,21 @@
-"""The verbs that list: snapshots, ls, diff and status."""
+"""The verbs that list: snapshots, ls and diff."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from backup_pipeline.cli.call import Call
 from backup_pipeline.cli.options import AT, DAY, INCLUDE, SNAPSHOT, TIER, day_or_none, verb
-from backup_pipeline.cli.sets import SET, list_cuts, refuse_both, show_sets
+from backup_pipeline.cli.sets import SET, list_cuts, refuse_both
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.manifest import Entry
     from backup_pipeline.engine.operations.diff import Change
-    from backup_pipeline.runner import TierStatus
 
-__all__ = ["diff", "ls", "snapshots", "status"]
+__all__ = ["diff", "ls", "snapshots"]
 
 _MARKS = {"added": "+", "deleted": "-", "changed": "M", "metadata": "m"}
 
@@ -149,80 +148,3 @@ def _change_line(change: Change) -> str:
     after = "" if change.new_bytes is None else f"{change.new_bytes:,}"
     sizes = f"{before} -> {after}" if before and after and before != after else after or before
     return f"{_MARKS.get(change.change, '?')} {change.to_json()['path']}  {sizes}"
-
-
-@verb(bare=False)
-@TIER
-@click.option(
-    "--dagster/--no-dagster",
-    default=None,
-    help="Ask the Dagster instance too; default: where DAGSTER_HOME is set.",
-)
-def status(call: Call, tier: str | None, dagster: bool | None) -> int:
-    """Say how every dataset, and every consistent set, stands in every tier.
-
-    Exit code 1 where a tier, or the newest whole cut of a set, is older than its RPO, or could not
-    be asked, or where a snapshot is suspicious and nobody cleared it.
-    """
-    import os
-
-    from backup_pipeline.doctor import look_at_instance
-
-    with call.runner() as runner:
-        tiers = runner.status(call.dataset, tier)
-        if dagster is None:
-            dagster = bool(os.environ.get("DAGSTER_HOME"))
-        findings = list(look_at_instance(runner.plan)) if dagster else []
-        sets = [] if call.dataset else runner.set_status(tier=tier)
-        good = all(one.fresh for one in [*tiers, *sets])
-        document = {
-            "fresh": good,
-            "tiers": [one.to_json() for one in tiers],
-            "sets": [one.to_json() for one in sets],
-            "dagster": [one.to_json() for one in findings] if dagster else None,
-        }
-
-        def show() -> None:
-            _show_status(tiers)
-            show_sets(sets)
-            for finding in findings:
-                if finding.level != "good":
-                    print(finding.line())
-
-        call.answer(document, show)
-    return 0 if good and not any(one.suspicious for one in tiers) else 1
-
-
-def _show_status(tiers: list[TierStatus]) -> None:
-    from backup_pipeline.cli.tables import print_table
-    from backup_pipeline.engine.progress import human_bytes, human_seconds
-    from backup_pipeline.runner import describe_days
-
-    def age(one: TierStatus) -> str:
-        if one.newest is None or one.age_s is None:
-            return "never"
-        return human_seconds(max(0.0, one.age_s))
-
-    rows: list[tuple[Any, ...]] = [
-        (
-            one.dataset,
-            one.tier,
-            "fresh" if one.fresh else "STALE" if one.error is None else "UNKNOWN",
-            age(one),
-            "–" if one.rpo_s is None else human_seconds(one.rpo_s),
-            one.snapshots,
-            human_bytes(one.stored_bytes),
-            len(one.missing_days),
-            len(one.late_days),
-        )
-        for one in tiers
-    ]
-    headings = "dataset tier state >age >rpo >snapshots >stored >missing >late"
-    print_table(headings.split(), rows)
-    for one in tiers:
-        if one.error is not None:
-            print(f"{one.dataset} in {one.tier}: {one.error}")
-        if one.missing_days:
-            print(f"{one.dataset} in {one.tier} lacks {describe_days(one.missing_days)}")
-        for text in one.suspicious:
-            print(f"{one.dataset} in {one.tier}: SUSPICIOUS {text}")

@@ -11,10 +11,13 @@ from backup_pipeline.engine.errors import DamageError, UsageError
 from backup_pipeline.engine.format.record import Record, Segment, Snapshot, from_iso
 from backup_pipeline.engine.suspicions import CLEAR, Suspicions
 
-__all__ = ["RepositoryState", "best_of"]
+__all__ = ["MOST_VERIFICATIONS", "RepositoryState", "best_of"]
 
 MOST_DRILLS = 400
 """Records of drills that a checkpoint carries on: a drill that is left out counts as not done."""
+
+MOST_VERIFICATIONS = 100
+"""Records of verifications that a checkpoint carries on: the newest are what counts."""
 
 _TIMING_ORDER = {"late": 0, "on-time": 1, "exact": 2}
 
@@ -44,7 +47,7 @@ class RepositoryState:
         replacements: Name of a pack to the names of the packs that hold its chunks now; name of a
             segment to the segments (as a snapshot lists them) that stand for it now.
         suspicions: Which snapshots are suspicious, which were cleared, and what is usual.
-        unknown: Optional records, of drills and of types that this version does not know:
+        unknown: Optional records, of drills, verifications and unknown types:
             (sequence, body).
         extra: Members of a checkpoint's state that this version does not know.
 
@@ -159,10 +162,17 @@ class RepositoryState:
         """Bodies of the records of drills, in order."""
         return [body for _, body in self.unknown if body.get("type") == "drill"]
 
+    @property
+    def verifications(self) -> list[Mapping[str, Any]]:
+        """Bodies of the records of verifications, in order."""
+        return [body for _, body in self.unknown if body.get("type") == "verify"]
+
     def _carried(self) -> list[tuple[int, Mapping[str, Any]]]:
-        """The optional records, but of drills the newest alone."""
-        drills = [sequence for sequence, body in self.unknown if body.get("type") == "drill"]
-        dropped = set(drills[:-MOST_DRILLS])
+        """The optional records, but of drills and verifications the newest alone."""
+        dropped: set[int] = set()
+        for kind, most in (("drill", MOST_DRILLS), ("verify", MOST_VERIFICATIONS)):
+            found = [sequence for sequence, body in self.unknown if body.get("type") == kind]
+            dropped.update(found[:-most])
         return [(sequence, body) for sequence, body in self.unknown if sequence not in dropped]
 
     def days_expired(self) -> set[date]:

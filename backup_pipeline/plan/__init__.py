@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from backup_pipeline.plan.kinds import Choice, choose_kind
     from backup_pipeline.plan.loading import load_plan
     from backup_pipeline.plan.model import (
+        Alerts,
         Anomaly,
         ConsistentSet,
         Dataset,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DAY_CLOSING_GRACE",
     "PRESETS",
+    "Alerts",
     "Anomaly",
     "Choice",
     "ConsistentSet",
@@ -60,6 +62,7 @@ __getattr__ = lazy_names(
     {
         "DAY_CLOSING_GRACE": "backup_pipeline.plan.cadence",
         "PRESETS": "backup_pipeline.plan.presets",
+        "Alerts": "backup_pipeline.plan.model",
         "Anomaly": "backup_pipeline.plan.model",
         "Choice": "backup_pipeline.plan.kinds",
         "ConsistentSet": "backup_pipeline.plan.model",

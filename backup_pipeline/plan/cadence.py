@@ -22,6 +22,7 @@ __all__ = [
     "is_cadence_day",
     "last_due_day",
     "local_day",
+    "next_run_time",
     "run_time",
     "waits_for_close",
     "window",
@@ -223,4 +224,33 @@ def last_due_day(
             return None
         if is_cadence_day(tier, candidate) and run_time(tier, candidate, tz, holds) <= now:
             return candidate
+    return None
+
+
+def next_run_time(
+    tier: Cadence, start: date, now: datetime, tz: Zone, holds: Holds = "whole"
+) -> datetime | None:
+    """Returns when a tier's schedule next starts a run, in UTC, after now.
+
+    Args:
+        tier: The tier.
+        start: The plan's first day.
+        now: An aware time.
+        tz: The plan's time zone.
+        holds: What a snapshot of the dataset holds.
+
+    Returns:
+        None where that is more than a cadence away, for a plan that starts later.
+    """
+    today = local_day(now, tz)
+    if tier.every == "hour" and not waits_for_close(tier, holds) and today >= start:
+        local = now.astimezone(_zone(tz)).replace(minute=tier.at.minute, second=0, microsecond=0)
+        due = local.astimezone(UTC)
+        return due if due > now else due + timedelta(hours=1)
+    for offset in range(-2, _LONGEST_GAP_DAYS + 2):
+        day = today + timedelta(days=offset)
+        if day >= start and is_cadence_day(tier, day):
+            due = run_time(tier, day, tz, holds)
+            if due > now:
+                return due
     return None

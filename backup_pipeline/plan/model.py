@@ -14,8 +14,10 @@ from backup_pipeline.engine.errors import UsageError
 from backup_pipeline.plan.drilltests import DrillTest
 from backup_pipeline.plan.places import KeySpec, Lock, ScratchSpec, SourceSpec, StoreSpec
 from backup_pipeline.plan.problems import one_of
+from backup_pipeline.plan.references import Reference
 
 __all__ = [
+    "Alerts",
     "Anomaly",
     "ConsistentSet",
     "Dataset",
@@ -29,6 +31,22 @@ __all__ = [
 
 Every = Literal["hour", "day", "week", "month"]
 Kind = Literal["full", "differential", "incremental"]
+
+
+@dataclass(frozen=True, slots=True)
+class Alerts:
+    """Who is told of what needs a person.
+
+    Attributes:
+        to: References to the receivers' URLs, which hold secrets.
+        about: What they are told of.
+        at_risk: Share of an RPO from which its age is told as a risk; None: only where the next
+            run would come too late.
+    """
+
+    to: tuple[Reference, ...]
+    about: tuple[str, ...]
+    at_risk: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +262,7 @@ class Plan:
     keys: Mapping[str, KeySpec]
     datasets: Mapping[str, Dataset]
     scratch: ScratchSpec | None = None
+    alerts: Alerts | None = None
     accept_history_change: tuple[str, ...] = ()
     file: str | None = field(default=None, compare=False)
     sets: Mapping[str, ConsistentSet] = field(default_factory=dict[str, ConsistentSet])

@@ -72,6 +72,8 @@ class StoreSpec:
     Attributes:
         settings: Region, endpoint, credentials, addressing.
         prices: What it costs; None where the plan does not say.
+        media: What kind of medium it is on; None where the plan does not say.
+        site: Where it is; None where the plan does not say.
     """
 
     name: str
@@ -79,6 +81,8 @@ class StoreSpec:
     settings: Mapping[str, str | Reference] = field(default_factory=dict[str, "str | Reference"])
     lock: Lock | None = None
     prices: StoragePrices | None = None
+    media: str | None = None
+    site: str | None = None
 
     @property
     def display_url(self) -> str:

@@ -12,6 +12,7 @@ from backup_pipeline.plan.cadence import interval
 from backup_pipeline.plan.content import is_list, is_mapping
 from backup_pipeline.plan.dayform import has_day
 from backup_pipeline.plan.model import (
+    Alerts,
     Anomaly,
     ConsistentSet,
     Dataset,
@@ -26,7 +27,9 @@ from backup_pipeline.plan.places import KeySpec, Lock, ScratchSpec, SourceSpec, 
 from backup_pipeline.plan.presets import PRESETS
 from backup_pipeline.plan.references import Reference
 from backup_pipeline.plan.schema import (
+    ALERT_KINDS,
     FIRST_TIER,
+    AlertsWritten,
     DatasetWritten,
     LockWritten,
     OverrideWritten,
@@ -44,6 +47,7 @@ __all__ = [
     "DEFAULT_FULL_EVERY",
     "DEFAULT_KEY_VARIABLE",
     "DEFAULT_POLICY",
+    "RPO_SLACK",
     "dataset_keys",
     "dataset_tiers",
     "default_rpo",
@@ -57,13 +61,15 @@ DEFAULT_POLICY = "default"
 DEFAULT_KEY_VARIABLE = "BACKUP_PASSPHRASE"
 DEFAULT_FULL_EVERY = timedelta(weeks=4)
 _DEFAULT_KEEP = Keep(daily=7, weekly=4, monthly=6)
-_RPO_SLACK = {
+RPO_SLACK = {
     "hour": timedelta(hours=1),
     "day": timedelta(hours=2),
     "week": timedelta(days=1),
     "month": timedelta(days=1),
 }
 """Room for the run itself: rpo is held on the time of capture."""
+_NO_SETTINGS = ("url", "lock", "prices", "media", "site")
+"""Keys of a store that are not for whoever opens it."""
 
 
 def policy_of(plan: PlanWritten, dataset: DatasetWritten) -> PolicyWritten | None:
@@ -159,7 +165,7 @@ def default_rpo(tier: Tier, holds: str) -> timedelta:
     The cadence, a day more where the day must close first, and room for the run itself.
     """
     waits = timedelta(days=1 if holds == "slice" or not tier.reads_source else 0)
-    return interval(tier.every) + waits + _RPO_SLACK[tier.every]
+    return interval(tier.every) + waits + RPO_SLACK[tier.every]
 
 
 def resolve_plan(
@@ -189,6 +195,7 @@ def resolve_plan(
         keys=_keys(plan),
         datasets=datasets,
         scratch=None if scratch is None else ScratchSpec(scratch.url, scratch.max),
+        alerts=_alerts(plan.alerts),
         accept_history_change=tuple(plan.accept_history_change),
         file=file,
         sets={name: _set(name, written) for name, written in plan.sets.items()},
@@ -211,10 +218,12 @@ def _store(name: str, written: StoreWritten) -> StoreSpec:
     settings = {
         key: value
         for key in type(written).model_fields
-        if key not in ("url", "lock", "prices") and (value := getattr(written, key)) is not None
+        if key not in _NO_SETTINGS and (value := getattr(written, key)) is not None
     }
     prices = None if written.prices is None else _prices(written.prices)
-    return StoreSpec(name, written.url, settings, _lock(written.lock), prices)
+    return StoreSpec(
+        name, written.url, settings, _lock(written.lock), prices, written.media, written.site
+    )
 
 
 def _prices(written: PricesWritten) -> StoragePrices:
@@ -228,6 +237,12 @@ def _prices(written: PricesWritten) -> StoragePrices:
         if key != "like" and (value := getattr(written, key)) is not None
     }
     return replace(base, **said) if said else base
+
+
+def _alerts(written: AlertsWritten | None) -> Alerts | None:
+    if written is None or not written.enabled:
+        return None
+    return Alerts(tuple(written.to), tuple(written.about or ALERT_KINDS), written.at_risk)
 
 
 def _keys(plan: PlanWritten) -> dict[str, KeySpec]:

@@ -135,6 +135,12 @@ def _check_places(rules: _Rules) -> None:
         if not plain and not scratch.url.startswith("file:///"):
             message = "scratch is a directory on this machine"
             rules.findings.report(("scratch", "url"), message, "write file:///srv/restore")
+    alerts = rules.content.get("alerts")
+    if (is_mapping(alerts) and alerts.get("enabled") is not False and not alerts.get("to")) or (
+        alerts is True
+    ):
+        message = "alerts name nobody to tell"
+        rules.findings.report(("alerts",), message, "write to: [{env: BACKUP_ALERT_URL}]")
 
 
 def _check_policy(rules: _Rules, name: str, policy: PolicyWritten) -> None:

@@ -37,8 +37,10 @@ from backup_pipeline.plan.values import (
 from backup_pipeline.plan.written import Written
 
 __all__ = [
+    "ALERT_KINDS",
     "FIRST_TIER",
     "WEEKDAYS",
+    "AlertsWritten",
     "BoundsWritten",
     "DatasetWritten",
     "KeepWritten",
@@ -62,6 +64,9 @@ __all__ = [
 ]
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+
+ALERT_KINDS = ("missed_day", "failed", "at_risk", "rpo_missed")
+"""What alerts may be about."""
 
 FIRST_TIER = "*"
 """Stands for the first tier where an rpo is written as one duration."""
@@ -94,6 +99,7 @@ IfMissed = Annotated[Literal["fail", "nearest"], choice("fail", "nearest")]
 Overlap = Annotated[Literal["skip", "queue"], choice("skip", "queue")]
 Count = Annotated[int, Field(ge=0, le=100_000, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
+Label = Annotated[str, Field(min_length=1, max_length=60, strict=True)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -185,6 +191,8 @@ class StoreWritten(Written):
     addressing: Annotated[Literal["path", "virtual"], choice("path", "virtual")] | None = None
     lock: LockWritten | None = None
     prices: PricesWritten | None = None
+    media: Label | None = None
+    site: Label | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -219,6 +227,15 @@ class ScratchWritten(Written):
     @classmethod
     def _short(cls, value: Any) -> Any:
         return {"url": value} if isinstance(value, str) else value
+
+
+class AlertsWritten(Written):
+    """Who is told of what needs a person."""
+
+    enabled: Flag = True
+    to: list[Secret] = Field(default_factory=list[Reference])
+    about: list[Annotated[str, choice(*ALERT_KINDS)]] | None = None
+    at_risk: Share | None = None
 
 
 class KeepWritten(Written):
@@ -470,6 +487,7 @@ class PlanWritten(Written):
     stores: dict[str, StoreWritten] = Field(default_factory=dict[str, StoreWritten])
     keys: dict[str, KeyWritten] = Field(default_factory=dict[str, KeyWritten])
     scratch: ScratchWritten | None = None
+    alerts: Annotated[AlertsWritten, BeforeValidator(_off_or_on)] | None = None
     policies: dict[str, PolicyWritten] = Field(default_factory=dict[str, PolicyWritten])
     datasets: list[DatasetWritten] = Field(default_factory=list[DatasetWritten])
     sets: dict[str, SetWritten] = Field(default_factory=dict[str, SetWritten])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backup_pipeline.engine.errors import (
+    BackupError,
     DamageError,
     KeyMissing,
     NotFound,
@@ -26,6 +27,7 @@ from backup_pipeline.runner.standing import tier_status
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.keys import Secret
+    from backup_pipeline.engine.operations.verify import VerifyReport
     from backup_pipeline.engine.progress import Report
     from backup_pipeline.engine.repository import Repository
     from backup_pipeline.engine.store import Probe
@@ -328,6 +330,19 @@ class PlanReader(SetReader):
         if repository.deployment != self.plan.deployment:
             return f"tier {repository.tier} belongs to deployment {repository.deployment}"
         return None
+
+    def _record_verification(
+        self, repository: Repository, report: VerifyReport, snapshot: str | None
+    ) -> None:
+        from backup_pipeline.engine.operations.verified import record_verification
+
+        refusal = self._unrecordable(repository)
+        try:
+            if refusal is not None:
+                raise UsageError(refusal)
+            record_verification(repository, report, snapshot, clock=self._clock)
+        except BackupError as error:
+            self._notice(f"this verification is not recorded: {error.message}")
 
     def _rto_s(self, dataset: str) -> float | None:
         rto = self.plan.dataset(dataset).rto

@@ -291,8 +291,8 @@ class Reader(Driller):
         share = parse_share(read_data)
         chosen = None
         if day is not None or snapshot is not None:
-            repository, found = self.find(dataset, tier=tier, day=day, snapshot=snapshot)
-            chosen = [found]
+            repository, one = self.find(dataset, tier=tier, day=day, snapshot=snapshot)
+            chosen = [one]
         else:
             repositories = self.repositories(dataset, tier)
             if not repositories:
@@ -300,4 +300,11 @@ class Reader(Driller):
             repository = repositories[0]
         from backup_pipeline.engine.operations.verify import verify
 
-        return verify(repository, snapshots=chosen, read_data=share, report=self._report)
+        found = verify(repository, snapshots=chosen, read_data=share, report=self._report)
+        self._record_verification(repository, found, chosen[0].id if chosen else None)
+        return found
+
+    def _record_verification(
+        self, repository: Repository, report: VerifyReport, snapshot: str | None
+    ) -> None:
+        """Write down what was verified, where a plan says that we may write there."""

@@ -25,11 +25,11 @@ from backup_pipeline.runner.days import best_by_day, describe_days, is_good, nea
 from backup_pipeline.runner.judging import bring_clearances, gate_of, said_of
 from backup_pipeline.runner.keeping import Keeper
 from backup_pipeline.runner.missing import Backfiller
+from backup_pipeline.runner.overseeing import Overseer
 from backup_pipeline.runner.planned import ONE_DAY
 from backup_pipeline.runner.repairing import Repairer
 from backup_pipeline.runner.results import Result
 from backup_pipeline.runner.setbackup import SetBackup
-from backup_pipeline.runner.setstanding import SetStanding
 from backup_pipeline.runner.slices import SliceWatcher
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class _Donor:
     snapshot: Snapshot
 
 
-class Runner(SetBackup, SetStanding, Keeper, Repairer, Accountant, Backfiller, SliceWatcher):
+class Runner(SetBackup, Overseer, Keeper, Repairer, Accountant, Backfiller, SliceWatcher):
     """A plan's verbs without Dagster: back up, copy, and all that its parents can do."""
 
     @staticmethod

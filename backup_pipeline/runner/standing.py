@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backup_pipeline.plan import Dataset, Plan, Tier
     from backup_pipeline.runner.places import Place
 
-__all__ = ["STATUS_DAYS", "tier_status"]
+__all__ = ["STATUS_DAYS", "standing", "tier_status", "unreachable"]
 
 STATUS_DAYS = 60
 """How far back missing and late days are listed; what is older is retention's concern."""
@@ -25,19 +25,35 @@ STATUS_DAYS = 60
 
 def tier_status(plan: Plan, dataset: Dataset, place: Place, now: datetime) -> TierStatus:
     """How a dataset stands in one tier at this moment."""
-    rules = dataset.tiers[place.tier]
-    rpo = dataset.rpo.get(place.tier)
-    rpo_s = rpo.total_seconds() if rpo else None
     try:
-        repository = place.find()
+        return standing(plan, dataset, place, place.find(), now)
     except BackupError as error:
-        return TierStatus(place.dataset, place.tier, place.store, rpo_s=rpo_s, error=error.message)
+        return unreachable(dataset, place, error)
+
+
+def unreachable(dataset: Dataset, place: Place, error: BackupError) -> TierStatus:
+    """What can be said of a tier that could not be asked."""
+    return TierStatus(
+        place.dataset,
+        place.tier,
+        place.store,
+        rpo_s=_rpo_s(dataset, place),
+        error=error.message,
+    )
+
+
+def standing(
+    plan: Plan, dataset: Dataset, place: Place, repository: Repository | None, now: datetime
+) -> TierStatus:
+    """How a dataset stands in one tier, by its repository; None where there is none yet."""
+    rpo_s = _rpo_s(dataset, place)
     snapshots = repository.snapshots() if repository else []
     lost = "; ".join(repository.log.lost.values()) if repository else ""
     good = [one for one in snapshots if is_good(one)]
     newest = max(good, key=lambda one: (one.captured_at, one.sequence), default=None)
     age_s = (now - (newest.captured_at if newest else _start(plan))).total_seconds()
     best = best_by_day(good)
+    rules = dataset.tiers[place.tier]
     return TierStatus(
         dataset=place.dataset,
         tier=place.tier,
@@ -58,6 +74,11 @@ def tier_status(plan: Plan, dataset: Dataset, place: Place, now: datetime) -> Ti
 def _suspicious(repository: Repository | None) -> list[str]:
     waiting = repository.state.suspicions.open() if repository else []
     return [f"{one.id[:12]} of {one.day}: {'; '.join(one.says)}" for one in waiting]
+
+
+def _rpo_s(dataset: Dataset, place: Place) -> float | None:
+    rpo = dataset.rpo.get(place.tier)
+    return rpo.total_seconds() if rpo else None
 
 
 def _start(plan: Plan) -> datetime:

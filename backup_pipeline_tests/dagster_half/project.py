@@ -137,23 +137,36 @@ class Project:
         )
 
     def check(
-        self, name: str, tier: str, day: str | None, dataset: str = "vision/a"
+        self,
+        name: str,
+        tier: str,
+        day: str | None,
+        dataset: str = "vision/a",
+        *,
+        tags: Mapping[str, str] | None = None,
     ) -> dg.AssetCheckEvaluation:
         """Evaluate one check alone, as the UI does."""
-        result = self.run_check(name, tier, day, dataset)
+        result = self.run_check(name, tier, day, dataset, tags=tags)
         evaluations = result.get_asset_check_evaluations()
         assert len(evaluations) == 1, [first_failure(result), evaluations]
         return evaluations[0]
 
     def run_check(
-        self, name: str, tier: str, day: str | None, dataset: str = "vision/a", *, also: str = ""
+        self,
+        name: str,
+        tier: str,
+        day: str | None,
+        dataset: str = "vision/a",
+        *,
+        also: str = "",
+        tags: Mapping[str, str] | None = None,
     ) -> dg.ExecuteInProcessResult:
         """The run that evaluates one check alone, or another one with it."""
         names = [name, also] if also else [name]
         asset_key = backup_key(tier, dataset)
         return self._materialize(
             dg.AssetSelection.checks(*(dg.AssetCheckKey(asset_key, one) for one in names)),
-            tags={"dagster/partition": day} if day else None,
+            tags={**(tags or {}), **({"dagster/partition": day} if day else {})},
         )
 
     def run_job(self, name: str, **config: Any) -> dg.ExecuteInProcessResult:

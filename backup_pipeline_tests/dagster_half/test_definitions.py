@@ -41,6 +41,7 @@ def test_the_definitions_of_a_plan_load(project: Make) -> None:
         "matches",
         "restores",
         "fresh",
+        "all_well",
     }
 
 
@@ -78,7 +79,7 @@ def test_a_translator_changes_keys_and_the_rest_follows(project: Make) -> None:
     assert [dep.asset_key.path[:2] for dep in spec.deps] == [["safe", "local"]]
     assert spec.partitions_def is not None, "the cadence stays the plan's"
     checks = {key.asset_key.path[0] for key in defs.resolve_asset_graph().asset_check_keys}
-    assert checks == {"safe"}
+    assert checks == {"safe", "backup"}, "the posture is no dataset's"
     context = dg.build_sensor_context(
         instance=one.instance, repository_def=defs.get_repository_def()
     )
@@ -162,9 +163,9 @@ def test_three_hundred_datasets_load(tmp_path: Path) -> None:
     dg.Definitions.validate_loadable(defs)
     assert time.process_time() - started < 30
     graph = defs.resolve_asset_graph()
-    assert len(graph.materializable_asset_keys) == 900
-    assert len(list(graph.asset_check_keys)) == 3600
-    assert len(list(defs.schedules or ())) == 5
+    assert len(graph.materializable_asset_keys) == 900 + 1  # and the posture
+    assert len(list(graph.asset_check_keys)) == 3600 + 1
+    assert len(list(defs.schedules or ())) == 6
     assert len(list(defs.sensors or ())) == 1
 
 

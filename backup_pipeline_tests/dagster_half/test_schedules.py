@@ -147,6 +147,7 @@ def test_one_schedule_per_tier_serves_all_datasets_each_with_a_run_of_its_own(
         "backup_fresh_schedule",
         "backup_hours_covered_schedule",
         "backup_drill_schedule",
+        "backup_posture_schedule",
     }
     answer = tick(one, "backup_local_schedule", "2026-10-20T02:00:00")
     requests = answer.run_requests or []

@@ -17,6 +17,27 @@ MISTAKES = [
         "unknown key",
         "'environments'",
     ),
+    Mistake(
+        "a site that is no text",
+        "start: 2026-11-22\nstores: {local: {url: /srv/b, site: 7}} #!\n" + DATASETS,
+        "stores.local.site",
+        "",
+    ),
+    Mistake("alerts to nobody", top("alerts: {} #!"), "alerts", "nobody to tell", "to: [{env:"),
+    Mistake(
+        "an alert's URL in the plan",
+        top("alerts: {to: ['slack://a/b/c']} #!"),
+        "alerts.to[0]",
+        "a secret does not belong in the plan",
+        "{env: NAME}",
+    ),
+    Mistake(
+        "alerts about something else",
+        top("alerts: {to: [{env: URL}], about: [missed_days]} #!"),
+        "alerts.about[0]",
+        "'missed_days' is not one of",
+        "'missed_day'",
+    ),
     Mistake("duplicate key", top("late: refuse\nlate: accept #!"), "late", "line 3 already"),
     Mistake(
         "start is missing",

@@ -239,6 +239,14 @@ class Store(ABC):
         """Tell whether deletion can be refused until a date; None where the store does not say."""
         return False
 
+    def default_lock(self) -> tuple[str, int] | None:
+        """Tell how the store itself locks whatever is written: the mode, and for how many days.
+
+        Returns:
+            None where it locks nothing by itself, or does not say.
+        """
+        return None
+
     def probe(self) -> Probe:
         """Try the store out with a small name of its own, which is removed again where it may be.
 

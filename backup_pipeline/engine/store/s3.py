@@ -60,6 +60,7 @@ PUT_ATTEMPTS: Final = 4
 _QUICK_BYTES: Final = 256 << 10
 _LIST_CHUNK: Final = 1000
 _COMPARE_BYTES: Final = 1 << 20
+_LEAST_YEAR_DAYS: Final = 365
 _ALPHABET: Final = ".0123456789_abcdefghijklmnopqrstuvwxyz"
 _BELOW_SLASH = re.compile(r"[.-]")
 _Answer = TypeVar("_Answer")
@@ -192,21 +193,30 @@ class S3Store(Store):
         return parsedate_to_datetime(date)
 
     def locks(self) -> bool | None:
+        answer = self._object_lock()
+        return None if answer is None else answer.get("ObjectLockEnabled") == "Enabled"
+
+    def default_lock(self) -> tuple[str, int] | None:
+        answer = self._object_lock() or {}
+        rule = answer.get("Rule", {}).get("DefaultRetention", {})
+        days = int(rule.get("Days") or 0) + int(rule.get("Years") or 0) * _LEAST_YEAR_DAYS
+        mode = str(rule.get("Mode", "")).lower()
+        return (mode, days) if days and answer.get("ObjectLockEnabled") == "Enabled" else None
+
+    def _object_lock(self) -> dict[str, Any] | None:
+        """The bucket's Object Lock settings, empty where it has none; None if it does not say."""
         errors = import_module("botocore.exceptions")
         client = self.settings.boto3_client()
         try:
             answer = client.get_object_lock_configuration(Bucket=self.settings.bucket)
         except errors.ClientError as error:
-            return (
-                False
-                if error.response["Error"]["Code"] == "ObjectLockConfigurationNotFoundError"
-                else None
-            )
+            missing = error.response["Error"]["Code"] == "ObjectLockConfigurationNotFoundError"
+            return {} if missing else None
         except errors.BotoCoreError:
             return None
         finally:
             client.close()
-        return answer["ObjectLockConfiguration"].get("ObjectLockEnabled") == "Enabled"
+        return answer["ObjectLockConfiguration"]
 
     def _client_for(self, length: int | None) -> Client:
         return self._quick if length is not None and length <= _QUICK_BYTES else self._bulk

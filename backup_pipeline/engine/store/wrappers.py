@@ -83,6 +83,9 @@ class WrappedStore(Store):
     def locks(self) -> bool | None:
         return self.inner.locks()
 
+    def default_lock(self) -> tuple[str, int] | None:
+        return self.inner.default_lock()
+
     def close(self) -> None:
         self.inner.close()
 

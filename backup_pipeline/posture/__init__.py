@@ -1,0 +1,1 @@
+"""How well a plan's datasets are protected, by evidence: the model, what follows, and its page."""

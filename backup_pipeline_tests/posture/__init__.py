@@ -1,0 +1,1 @@
+"""Tests of posture: what is judged, how it is asked for, and what is told."""
