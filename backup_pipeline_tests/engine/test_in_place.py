@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from backup_pipeline.engine.errors import BackupError, NotFound, UsageError
 from backup_pipeline.engine.folders import SIDE_FOLDER
 from backup_pipeline.engine.operations import in_place
+from backup_pipeline.engine.operations.donors import Donors
 from backup_pipeline.engine.operations.in_place import restore_in_place
 from backup_pipeline.engine.operations.in_place_report import InPlaceReport
 from backup_pipeline.engine.operations.restore import restore
@@ -26,7 +27,7 @@ from backup_pipeline.engine.operations.undo import accept, undo
 from backup_pipeline.engine.repository import Repository
 from backup_pipeline.engine.store.memory import MemoryStore
 from backup_pipeline.sources.files import FilesSource
-from backup_pipeline_tests.engine.repositories import back_up, make_repository
+from backup_pipeline_tests.engine.repositories import back_up, copy_over, make_repository
 from backup_pipeline_tests.engine.trees import (
     EDITING,
     MAKING,
@@ -445,3 +446,29 @@ def test_a_full_disk_leaves_what_was(
     with pytest.raises(BackupError, match="are free there; nothing was changed"):
         restore_in_place(repository, snapshot, tree)
     assert state_of(tree) == before
+
+
+def test_damage_is_had_elsewhere_or_costs_only_the_files_that_it_meets(
+    tree: Path, repository: Repository
+) -> None:
+    snapshot = back_up(repository, tree)
+    other = make_repository(MemoryStore(), tier="cloud", like=repository)
+    copy_over(repository, snapshot, other)
+    wanted = plain(state_of(tree))
+    shutil.rmtree(tree / "data")
+    (tree / "same").write_text("changed")
+    for found in list(repository.store.list("")):
+        if "packs/" in found.name:
+            content = bytearray(repository.store.get(found.name))
+            content[len(content) // 2] ^= 1
+            repository.store.heal(found.name, bytes(content))
+    alone = restore_in_place(repository, snapshot, tree)
+    assert (not alone.ok and not alone.kept) or alone.damage, alone
+    assert (tree / "same").read_text() in {"same", "changed"}
+    if alone.kept:
+        undo(tree)
+    helped = restore_in_place(
+        repository, snapshot, tree, donors=Donors(repository, lambda: [other])
+    )
+    assert helped.ok and helped.verified and helped.elsewhere
+    assert plain(without_side(state_of(tree))) == wanted
