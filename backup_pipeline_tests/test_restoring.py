@@ -15,6 +15,7 @@ import pytest
 from backup_pipeline.engine.errors import NotFound, UsageError
 from backup_pipeline.engine.folders import SIDE_FOLDER
 from backup_pipeline.engine.operations import in_place
+from backup_pipeline.engine.progress import Progress
 from backup_pipeline.plan import load_plan
 from backup_pipeline.runner import Runner
 from backup_pipeline.runner.rates import rate_of, remember
@@ -115,6 +116,40 @@ def test_a_dataset_is_restored_where_it_lives_and_goes_on_with_the_same_snapshot
     assert report.verified and report.snapshot != newer and report.target == str(days.data)
     assert (days.data / "table").read_text() == "one"
     assert (days.data / SIDE_FOLDER / "old" / "table").read_text() == "newer"
+
+
+def test_a_backup_of_a_half_restored_folder_says_so(
+    days: Days, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days.next_day(table="one")
+    (days.data / "table").write_text("spoilt")
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(in_place.Moves, "do", killed)
+        days.runner.restore_in_place(DATASET)
+    notices = days.runner.backup(DATASET, "cloud", force=True).notices
+    assert any("both states" in one for one in notices)
+    assert days.runner.restore_in_place(DATASET).verified
+    notices = days.runner.backup(DATASET, "cloud", force=True).notices
+    assert not any("both states" in one for one in notices)
+
+
+def test_progress_tells_the_time_that_is_left(days: Days) -> None:
+    (days.data / "large").write_bytes(random.Random(1).randbytes(5 << 20))
+    days.next_day(table="one")
+    told: list[Progress] = []
+    days.runner._report = told.append
+    days.runner.restore(DATASET, days.root / "back")
+    assert told[-1].total_bytes == (5 << 20) + 3 == told[-1].done_bytes
+    told.clear()
+    (days.data / "large").write_bytes(b"small")
+    days.runner.restore_in_place(DATASET)
+    assert {5 << 20} == {one.total_bytes for one in told if one.total_bytes}
+    assert any(one.remaining_s == 0 for one in told)
+    assert [one.phase for one in told][-1] == "reading back"
 
 
 def test_a_dataset_that_is_one_file_comes_back_beside_what_is_not_its_own(days: Days) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backup_pipeline.engine.errors import UsageError
+from backup_pipeline.engine.errors import BackupError, UsageError
 from backup_pipeline.runner.changes import before_change
 from backup_pipeline.runner.days import is_good
 from backup_pipeline.runner.rates import is_local, rate_of, remember
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from backup_pipeline.engine.operations.restore_report import RestoreReport
     from backup_pipeline.engine.repository import Repository
     from backup_pipeline.runner.reading import Reader
+    from backup_pipeline.sources.base import Source
 
-__all__ = ["choose", "estimate", "home_of", "in_place", "learn"]
+__all__ = ["choose", "estimate", "home_of", "in_place", "learn", "notice_unfinished"]
 
 
 def choose(
@@ -197,6 +199,22 @@ def in_place(
         if text is not None:
             report.notice(text)
     return report
+
+
+def notice_unfinished(source: Source, notice: Callable[[str], None]) -> None:
+    """Say that what was backed up may be half of one state and half of another."""
+    root = getattr(source, "root", None)
+    if source.kind != "files" or not isinstance(root, Path):
+        return
+    from backup_pipeline.engine.operations.side import begun_in
+
+    with suppress(BackupError):
+        begun = begun_in(root)
+        if begun is not None and begun.phase in {"moving", "undoing"}:
+            notice(
+                f"a restore in place of {root} is not finished: this snapshot may hold files of"
+                " both states; finish or undo it and back up again"
+            )
 
 
 def _only_file(repository: Repository, snapshot: Snapshot, root: Path) -> bytes | None:

@@ -28,6 +28,7 @@ from backup_pipeline.runner.missing import Backfiller
 from backup_pipeline.runner.overseeing import Overseer
 from backup_pipeline.runner.planned import ONE_DAY
 from backup_pipeline.runner.repairing import Repairer
+from backup_pipeline.runner.restoring import notice_unfinished
 from backup_pipeline.runner.results import Result
 from backup_pipeline.runner.setbackup import SetBackup
 from backup_pipeline.runner.slices import SliceWatcher
@@ -293,6 +294,7 @@ class Runner(SetBackup, Overseer, Keeper, Repairer, Accountant, Backfiller, Slic
 
         with closing(source):
             snapshot, reason = self._make(task, repository, read)
+        notice_unfinished(source, self._notice)
         before = repository.snapshots()[:-1]
         if before and before[-1].files and not snapshot.files:
             self._notice(

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from backup_pipeline.engine.errors import BackupError, NotFound, UsageError
 from backup_pipeline.engine.folders import SIDE_FOLDER
+from backup_pipeline.engine.format.header import MAGIC, STORE
 from backup_pipeline.engine.operations import in_place
 from backup_pipeline.engine.operations.donors import Donors
 from backup_pipeline.engine.operations.in_place import restore_in_place
@@ -275,11 +276,13 @@ def test_places_that_are_no_target_are_refused(
         restore_in_place(repository, snapshot, tmp_path / "link")
     store = tree / "backups"
     store.mkdir()
-    (store / "store").write_bytes(in_place.MAGIC + in_place.STORE + b"...")
+    (store / "store").write_bytes(MAGIC + STORE + b"...")
     with pytest.raises(UsageError, match="store of backups"):
         restore_in_place(repository, snapshot, tree, delete=True)
     with pytest.raises(UsageError, match="store of backups"):
         restore_in_place(repository, snapshot, store / "below")
+    with pytest.raises(UsageError, match="the system"):
+        restore_in_place(repository, snapshot, Path("/"), delete=True)
     assert not (tree / SIDE_FOLDER).exists()
 
 

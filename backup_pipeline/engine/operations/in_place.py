@@ -8,7 +8,6 @@ new state or undoes it. Whatever ends the process, the same command goes on, or 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,18 +18,22 @@ import pyarrow.compute as pc
 
 from backup_pipeline.engine.errors import BackupError, NotFound, UsageError
 from backup_pipeline.engine.folders import SIDE_FOLDER
-from backup_pipeline.engine.format.header import MAGIC, STORE
 from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.manifest import printable
 from backup_pipeline.engine.operations.delta import Delta, compare
 from backup_pipeline.engine.operations.donors import Donors
 from backup_pipeline.engine.operations.fallback import readable
+from backup_pipeline.engine.operations.in_place_refusals import (
+    refuse_stores,
+    refuse_target,
+    require_room,
+    require_same,
+)
 from backup_pipeline.engine.operations.in_place_report import InPlaceReport
 from backup_pipeline.engine.operations.moves import Moves, from_text
-from backup_pipeline.engine.operations.readback import mismatch
+from backup_pipeline.engine.operations.readback import mismatches
 from backup_pipeline.engine.operations.restore import restore_chosen
-from backup_pipeline.engine.operations.restore_plan import MADE
-from backup_pipeline.engine.operations.rows import Row, rows_of
+from backup_pipeline.engine.operations.rows import MADE, rows_of
 from backup_pipeline.engine.operations.selection import Batches, select
 from backup_pipeline.engine.operations.side import Begun, Side, Step, begun_in
 from backup_pipeline.engine.operations.target import Target
@@ -81,7 +84,7 @@ def restore_in_place(
         NotFound: No glob matches.
         BackupError: Something could not be done; what was done can be gone on with, or undone.
     """
-    _refuse(root, delete, alone)
+    refuse_target(root, delete=delete, alone=alone)
     repository, snapshot, entries, donors, notice = readable(repository, snapshot, donors)
     batches = select(entries, include)
     if batches is None:
@@ -106,19 +109,6 @@ def restore_in_place(
     run.checksum, run.include, run.alone, run.delete = checksum, include, alone, delete
     run.run()
     return result
-
-
-def _refuse(root: Path, delete: bool, alone: bytes | None) -> None:
-    if root.is_symlink():
-        raise UsageError(
-            f"{root} is a symbolic link, and what it points to would be changed",
-            f"name the directory itself: --to {root.resolve()}",
-        )
-    if alone is not None and delete:
-        raise UsageError(
-            "the dataset is one file, and what lies beside it is none of its own",
-            "leave --delete out",
-        )
 
 
 class _InPlace:
@@ -160,7 +150,7 @@ class _InPlace:
                     side.drop()
             begun = None
         if begun is not None:
-            self._require_same(begun)
+            require_same(self.root, begun, self.snapshot, self.asked)
         try:
             if begun is not None and begun.phase == "moving" and not self.result.dry_run:
                 with Side(self.root) as side:
@@ -176,27 +166,6 @@ class _InPlace:
         self.result.took(self.meter.elapsed_s)
         self.meter.show(now=True)
 
-    def _require_same(self, begun: Begun) -> None:
-        """Refuse to begin while another restore's files are kept here."""
-        same = (begun.dataset, begun.snapshot) == (self.snapshot.dataset, self.snapshot.id)
-        where = f"{self.root} has a restore of {begun.dataset} of {begun.day}"
-        ways = "`backup-pipeline restore --undo` puts back what was, `--accept` drops it"
-        if begun.phase == "undoing":
-            raise UsageError(f"{where} whose undoing was interrupted", "go on with it: --undo")
-        if begun.phase == "undone":
-            raise UsageError(
-                f"{where} that was undone; what was changed in between is kept in"
-                f" {self.root / SIDE_FOLDER / 'since'}",
-                "take what you need of it, then drop it with `--accept`",
-            )
-        if not same or begun.asked != self.asked:
-            how = (
-                "that is done, and what it replaced is kept"
-                if begun.phase == "done"
-                else (f"that was interrupted (snapshot {begun.snapshot[:12]})")
-            )
-            raise UsageError(f"{where} {how}", f"{ways}; the same command again goes on with it")
-
     def _begin(self, begun: Begun | None) -> None:
         self.meter.enter("comparing with what is there")
         place = Target(self.root, create=False)
@@ -211,7 +180,8 @@ class _InPlace:
             )
             self._count(delta)
             asides = delta.extras if self.delete else []
-            self._refuse_stores(delta, place)
+            if self.delete:
+                refuse_stores(place, delta.stores)
             if begun is not None and begun.phase == "done" and (delta or asides):
                 raise UsageError(
                     f"{self.root} was restored and has been changed since",
@@ -256,23 +226,6 @@ class _InPlace:
         for notice in delta.notices:
             result.notice(notice)
 
-    def _refuse_stores(self, delta: Delta, place: Target) -> None:
-        if not self.delete:
-            return
-        for path in delta.stores:
-            with suppress(OSError):
-                fd = place.open_read(path)
-                try:
-                    begin = os.read(fd, len(MAGIC) + 1)
-                finally:
-                    os.close(fd)
-                if begin == MAGIC + STORE:
-                    raise UsageError(
-                        f"{place.shown(path)} belongs to a store of backups, which --delete would"
-                        " move aside; nothing was changed",
-                        "restore without --delete, or move the store out of there",
-                    )
-
     def _chosen(self, paths: Sequence[bytes]) -> Batches:
         """The rows of some paths."""
         wanted = pa.array(sorted(paths), pa.binary())
@@ -306,7 +259,7 @@ class _InPlace:
     def _work(self, delta: Delta, asides: Sequence[bytes], place: Target) -> None:
         made = not self.root.exists()
         mtime_ns = None if made else self.root.stat().st_mtime_ns
-        self._require_room(delta)
+        require_room(self.root, delta.wanted_bytes, self._chosen(delta.wanted))
         self._make_root()
         with Side(self.root, create=True) as side:
             begun = begun_in(self.root)
@@ -348,25 +301,6 @@ class _InPlace:
                 "name a directory that is there, or may be made, and that you may write to",
             ) from None
 
-    def _require_room(self, delta: Delta) -> None:
-        """Refuse early what cannot fit; holes may let it fit all the same, so they are left out."""
-        folder = self.root
-        while not folder.exists():
-            folder = folder.parent
-        free = shutil.disk_usage(folder).free
-        wanted = 0
-        if delta.wanted_bytes <= free:
-            return
-        for table in self._chosen(delta.wanted)():
-            lists: Any = table.column("chunks").combine_chunks()
-            wanted += pc.sum(lists.flatten().field("size")).as_py() or 0
-        if wanted > free:
-            raise BackupError(
-                f"{wanted} bytes are to be restored to {self.root}, and {free} are free there;"
-                " nothing was changed",
-                "make room: what is replaced is kept until you accept the new state",
-            )
-
     def _new_times(self, paths: Sequence[bytes]) -> dict[bytes, int | None]:
         return (
             {row.path: row.mtime_ns for table in self._chosen(paths)() for row in rows_of(table)}
@@ -405,7 +339,9 @@ class _InPlace:
                 result.notice(notice)
         settle()
         self.meter.enter("reading back")
-        self._verify(steps)
+        for path, reason in self._differences(steps):
+            result.differ(printable(path), reason)
+        result.verified = not result.mismatches
         begun.phase, begun.verified = "done", result.verified
         if not steps:
             drop(side, begun)
@@ -414,40 +350,19 @@ class _InPlace:
         result.kept = True
         result.kept_files, result.kept_bytes = begun.kept_files, begun.kept_bytes
 
-    def _verify(self, steps: Sequence[Step]) -> None:
-        result, key = self.result, self.repository.keys.identity
+    def _differences(self, steps: Sequence[Step]) -> Iterator[tuple[bytes, str]]:
+        """What is not as it should be, of all that the steps touched."""
         gone = {from_text(one["path"]) for one in steps if one["do"] == "aside"}
         paths = {from_text(one["path"]) for one in steps} - gone - {b""}
         place = Target(self.root, create=False)
-        inodes: dict[Any, int] = {}
         try:
             for path in gone:
                 if place.lookup(path) is not None:
-                    result.differ(printable(path), "came back")
-            for table in self._chosen([*paths])():
-                lists: Any = table.column("chunks").combine_chunks()
-                for number, row in enumerate(rows_of(table)):
-                    if row.type not in MADE:
-                        continue
-                    chunks = lists[number].as_py() or ()
-                    reason = mismatch(place, row, chunks, key, owners=self.owners)
-                    reason = reason or _unlinked(place, row, inodes)
-                    if reason is not None:
-                        result.differ(printable(row.path), reason)
+                    yield path, "came back"
+            key = self.repository.keys.identity
+            yield from mismatches(place, self._chosen([*paths])(), key, owners=self.owners)
         finally:
             place.close()
-        result.verified = not result.mismatches
-
-
-def _unlinked(place: Target, row: Row, inodes: dict[Any, int]) -> str | None:
-    """Whether a further name of a file is one."""
-    if (row.links or 1) < 2 or row.type != "file":
-        return None
-    found = place.lookup(row.path)
-    first = inodes.setdefault(
-        (row.device, row.inode, row.size, row.mtime_ns), found.st_ino if found else 0
-    )
-    return None if found and found.st_ino == first else "is no further name of its file"
 
 
 def drop(side: Side, begun: Begun) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import pyarrow as pa
 from blake3 import blake3
 
 from backup_pipeline.engine.folders import split
 from backup_pipeline.engine.operations.assembly import extents
 from backup_pipeline.engine.operations.metadata import mode_kept
-from backup_pipeline.engine.operations.rows import Row
+from backup_pipeline.engine.operations.rows import MADE, Row, rows_of
 from backup_pipeline.engine.operations.target import Target
 from backup_pipeline.sources.file_reader import type_of
 
-__all__ = ["has_content", "mismatch"]
+__all__ = ["has_content", "mismatch", "mismatches"]
 
 _ZEROS_BYTES = 1 << 20
 
@@ -87,6 +88,33 @@ def mismatch(
         return None  # what its owner may not read was hashed before it was closed
     right = has_content(place, row, chunks, identity_key, from_disk=True)
     return None if right else "has other bytes"
+
+
+def mismatches(
+    place: Target, batches: Iterable[pa.Table], identity_key: bytes, *, owners: bool
+) -> Iterator[tuple[bytes, str]]:
+    """Paths that are not what their rows say, with the reason; see ``mismatch``."""
+    inodes: dict[Any, int] = {}
+    for table in batches:
+        lists: Any = table.column("chunks").combine_chunks()
+        for number, row in enumerate(rows_of(table)):
+            if row.type not in MADE:
+                continue
+            chunks = lists[number].as_py() or ()
+            reason = mismatch(place, row, chunks, identity_key, owners=owners)
+            reason = reason or _unlinked(place, row, inodes)
+            if reason is not None:
+                yield row.path, reason
+
+
+def _unlinked(place: Target, row: Row, inodes: dict[Any, int]) -> str | None:
+    """Whether a further name of a file is one."""
+    if (row.links or 1) < 2 or row.type != "file":
+        return None
+    found = place.lookup(row.path)
+    key = (row.device, row.inode, row.size, row.mtime_ns)
+    first = inodes.setdefault(key, found.st_ino if found else 0)
+    return None if found and found.st_ino == first else "is no further name of its file"
 
 
 def _has_chunks(fd: int, row: Row, chunks: Sequence[Any], identity_key: bytes) -> bool:

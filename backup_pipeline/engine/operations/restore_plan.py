@@ -19,13 +19,11 @@ from backup_pipeline.engine.operations.refusals import (
     RefusedFolders,
     refusal,
 )
-from backup_pipeline.engine.operations.rows import Row, rows_of
+from backup_pipeline.engine.operations.rows import MADE, WITH_BYTES, Row, rows_of
 from backup_pipeline.engine.operations.target import Target
 
 __all__ = ["MADE", "WITH_BYTES", "Planner", "Work"]
 
-WITH_BYTES = frozenset({"file", "object"})
-MADE = frozenset({*WITH_BYTES, "directory", "symlink"})
 _LOST = frozenset({"unreadable", "vanished"})
 
 

@@ -7,7 +7,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.types as kinds
 
-__all__ = ["COLUMNS", "Row", "rows_of"]
+__all__ = ["COLUMNS", "MADE", "WITH_BYTES", "Row", "rows_of"]
+
+WITH_BYTES = frozenset({"file", "object"})
+MADE = frozenset({*WITH_BYTES, "directory", "symlink"})
+"""Types of entries that a restore makes."""
 
 
 class Row(NamedTuple):
