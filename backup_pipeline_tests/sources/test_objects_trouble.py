@@ -144,7 +144,7 @@ def test_a_prefix_that_was_emptied_is_no_empty_dataset(kept: Kept, tmp_path: Pat
 
 
 @pytest.mark.faults
-def test_a_hundred_thousand_keys_cost_a_hundred_listings_and_no_download_when_unchanged(
+def test_many_keys_cost_a_listing_for_each_thousand_and_no_download_when_unchanged(
     s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counts requests, not time: 1,000 keys a page, and nothing else for what did not change."""
@@ -156,13 +156,13 @@ def test_a_hundred_thousand_keys_cost_a_hundred_listings_and_no_download_when_un
     store = ObjectsSource({**kept.options, "url": "s3://lake"})._bucket._obstore
 
     def put(number: int) -> None:
-        name = f"{kept.prefix}{number % 100:02d}/{number:06d}"
+        name = f"{kept.prefix}{number % 100:02d}/{number:05d}"
         obstore.put(store, name, b"%d" % number, use_multipart=False)
 
     with ThreadPoolExecutor(32) as pool:
-        list(pool.map(put, range(100_000)))
+        list(pool.map(put, range(20_000)))
     snapshot = kept.back_up()
-    assert (snapshot.status, snapshot.files) == ("complete", 100_000)
+    assert (snapshot.status, snapshot.files) == ("complete", 20_000)
     requests: list[str] = []
     real = Bucket._paged
 
@@ -177,5 +177,5 @@ def test_a_hundred_thousand_keys_cost_a_hundred_listings_and_no_download_when_un
     monkeypatch.setattr(Bucket, "_paged", counted)
     monkeypatch.setattr(Bucket, "read", never)
     assert kept.back_up().read_bytes == 0
-    assert len(requests) in (100, 101)
+    assert len(requests) in (20, 21)
     assert ObjectsSource(kept.options).fingerprint() == snapshot.fingerprint
