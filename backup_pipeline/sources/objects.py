@@ -135,12 +135,10 @@ class ObjectsSource(Source):
             return _FolderReader()
         key = self._key(path)
         for _ in range(_REOPENINGS):
-            newest = None
-            if etag is None:
-                newest = self._bucket.newest(key)
-                etag = newest.etag
+            newest: Listed | None = None if etag is not None else self._bucket.newest(key)
+            wanted = newest.etag if newest is not None else str(etag)
             try:
-                first = self._ahead.first(key, newest.size if newest else None, etag)
+                first = self._ahead.first(key, newest.size if newest else None, wanted)
                 odd = self._odd.get(path)
                 more = [(KEY, odd)] if odd is not None else []
                 return ObjectReader(self._ahead, key, first, listed=newest is None, more=more)
