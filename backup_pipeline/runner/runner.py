@@ -201,6 +201,7 @@ class Runner(SetBackup, Overseer, Keeper, Repairer, Accountant, Backfiller, Slic
             if present is not None:
                 if spec.holds == "whole" or not self._is_rewritten(spec, present):
                     return self._kept(present)
+                self._notice(f"the slice of {task.day} was written again: a new version of the day")
                 return self._read(task, None, "exact")
         if spec.holds == "slice":
             donors = [] if task.force else self._donors(task, timings=("exact", "on-time"))

@@ -124,6 +124,13 @@ class CloudBucket:
         if isinstance(error, SourceError):
             return error
         text = _first_line(str(error))
+        if (
+            "169.254." in text or "metadata.google" in text
+        ):  # asked of the machine, as a last resort
+            return SourceError(
+                f"{self._place}: no credentials were found",
+                "name them in the source's options, or in the environment",
+            )
         refused = isinstance(error, (PermissionDeniedError, UnauthenticatedError))
         if refused or _REFUSED.search(str(error)):
             return SourceError(
