@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
-from backup_pipeline.engine.errors import DayUnavailable
+from backup_pipeline.engine.errors import DayUnavailable, SourceError
 from backup_pipeline.plan import load_plan
 from backup_pipeline.runner import Runner
 from backup_pipeline.s3_server import S3Server
@@ -286,6 +287,20 @@ def test_a_past_that_nothing_proves_is_taken_on_the_users_word_alone(versioned: 
         list(later.scan())
     sworn = versioned.source(versions_kept_since="2026-11-17").as_of(DAYS[0])
     assert versioned.contents(sworn) == {"a": b"1"}
+
+
+@pytest.mark.parametrize(("status", "raised"), [(403, DayUnavailable), (503, SourceError)])
+def test_a_bucket_that_may_not_be_asked_has_no_past_and_one_out_of_reach_may_have(
+    monkeypatch: pytest.MonkeyPatch, status: int, raised: type[Exception]
+) -> None:
+    answer: Any = {"ResponseMetadata": {"HTTPStatusCode": status}, "Error": {"Code": "No"}}
+
+    def refuse(_: Bucket) -> Any:
+        raise SourceError("it says no") from ClientError(answer, "GetBucketVersioning")
+
+    monkeypatch.setattr(Bucket, "versioning", refuse)
+    with pytest.raises(raised, match="it says no"):
+        ObjectsSource({"url": "s3://lake/p", "region": "us-east-1"}).as_of(DAYS[0])
 
 
 @pytest.mark.services
