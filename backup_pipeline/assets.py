@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from backup_pipeline.anomalies import record_anomaly, upstream_news
 from backup_pipeline.checks import complete_spec
 from backup_pipeline.engine.errors import BackupError
 from backup_pipeline.metadata import (
@@ -47,6 +48,10 @@ class BackupConfig(dg.Config):
         default=None,
         description="full, differential or incremental; by default as the tier's rules say.",
     )
+    explained: str | None = Field(
+        default=None,
+        description="Why much may have changed, so that the check `anomaly` does not fail for it.",
+    )
 
 
 def build_backup_asset(asset: TierAsset, wiring: Wiring) -> dg.AssetsDefinition:
@@ -78,6 +83,8 @@ def build_backup_asset(asset: TierAsset, wiring: Wiring) -> dg.AssetsDefinition:
                     "day": context.partition_key,
                     "kind": config.kind,
                     "force": config.force or context.run.tags.get(FORCE_TAG) == "true",
+                    "explained": config.explained,
+                    "upstream": upstream_news(context.instance, asset, upstream),
                 },
                 now=wiring.now,
                 log=context.log.info,
@@ -129,6 +136,7 @@ def materialized(
         upstream: Which materialization of the dataset's own asset it was taken after.
         checks: Results of further checks, beside ``complete``.
     """
+    record_anomaly(context, asset, answer)
     snapshot = answer["snapshot"]
     stored = _history(context.instance, asset, date.fromisoformat(snapshot["day"]))
     if answer["created"]:

@@ -109,7 +109,7 @@ def _matches(asset: TierAsset, wiring: Wiring) -> dg.AssetChecksDefinition:
     def matches(
         context: dg.AssetCheckExecutionContext, config: MatchesConfig
     ) -> Iterator[dg.AssetCheckResult]:
-        arguments = _of_day(context, asset) | {"read_data": config.read_data}
+        arguments = _ofday_of(context, asset) | {"read_data": config.read_data}
         verdict = _judge(context, wiring, "verify", arguments, verify_verdict)
         yield _result(asset, MATCHES, *verdict)
 
@@ -137,7 +137,7 @@ def _restores(asset: TierAsset, wiring: Wiring) -> dg.AssetChecksDefinition:
     ) -> Iterator[dg.AssetCheckResult]:
         wanted = {check.name for check in context.selected_asset_check_keys}
         tests = MAKES_SENSE in wanted
-        arguments = _of_day(context, asset) | {"sample": config.sample or None, "tests": tests}
+        arguments = _ofday_of(context, asset) | {"sample": config.sample or None, "tests": tests}
         day = {key("day"): arguments["day"]}
         try:
             found = drill_verdicts(asset, lambda: _run(context, wiring, "drill", arguments))
@@ -150,16 +150,17 @@ def _restores(asset: TierAsset, wiring: Wiring) -> dg.AssetChecksDefinition:
     return restores
 
 
-def _of_day(context: dg.AssetCheckExecutionContext, asset: TierAsset) -> dict[str, Any]:
+def _ofday_of(context: dg.AssetCheckExecutionContext, asset: TierAsset) -> dict[str, Any]:
     """What to look at: the partition's day."""
     return {
         "dataset": asset.dataset.key,
         "tier": asset.tier.name,
-        "day": _day(context).isoformat(),
+        "day": day_of(context).isoformat(),
     }
 
 
-def _day(context: dg.AssetCheckExecutionContext) -> date:
+def day_of(context: dg.AssetCheckExecutionContext) -> date:
+    """The day that a check is about: its partition; fails where none was chosen."""
     if context.has_partition_key:
         return date.fromisoformat(context.partition_key)
     raise dg.Failure(
@@ -344,7 +345,7 @@ def _hours_covered(assets: Sequence[TierAsset], wiring: Wiring) -> dg.AssetCheck
     def hours_covered(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         now = wiring.now or datetime.now(UTC)
         zone = wiring.plan.zone
-        day = _day(context)
+        day = day_of(context)
         begin, end = window(day, zone)
         with wiring.resource_of(context).runner(now=wiring.now) as runner:
             for check in context.selected_asset_check_keys:

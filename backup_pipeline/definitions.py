@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from backup_pipeline.alerting import build_alert_sensor
+from backup_pipeline.anomalies import build_anomaly_checks, build_clear_job
 from backup_pipeline.assets import build_backup_asset
 from backup_pipeline.backfilling import build_backfill_job, build_backfill_schedule
 from backup_pipeline.checks import build_checks
@@ -109,6 +110,7 @@ def build_backup_defs(
         *check_jobs.values(),
         build_restore_job(wiring),
         build_sync_job(assets, wiring),
+        build_clear_job(assets, wiring),
         drill,
         backfill,
         *(one.job for one in keeping),
@@ -122,7 +124,11 @@ def build_backup_defs(
             *_external_specs(plan, external_assets),
             overview.asset,
         ],
-        asset_checks=[*build_checks(assets, wiring), *build_set_checks(assets, wiring)],
+        asset_checks=[
+            *build_checks(assets, wiring),
+            *build_anomaly_checks(assets, wiring),
+            *build_set_checks(assets, wiring),
+        ],
         jobs=jobs,
         schedules=[
             *build_tier_schedules(tier_jobs, wiring),

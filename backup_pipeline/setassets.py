@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from backup_pipeline.anomalies import upstream_news
 from backup_pipeline.assets import (
     BackupConfig,
     latest_storage_id,
@@ -68,6 +69,12 @@ def _set_asset(name: str, members: Sequence[TierAsset], wiring: Wiring) -> dg.As
                     "day": context.partition_key,
                     "kind": config.kind,
                     "force": config.force or context.run.tags.get(FORCE_TAG) == "true",
+                    "explained": config.explained,
+                    "upstream": {
+                        one.dataset.key: news
+                        for one in members
+                        if (news := upstream_news(context.instance, one, upstream[one.dataset.key]))
+                    },
                 },
                 now=wiring.now,
                 log=context.log.info,

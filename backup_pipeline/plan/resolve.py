@@ -354,10 +354,12 @@ def _on_change(
 
 
 def _anomaly(policy: PolicyWritten, override: OverrideWritten) -> Anomaly | None:
-    written = override.anomaly or policy.anomaly
-    if written is None:
-        return Anomaly()
-    return Anomaly(**written.model_dump(exclude={"enabled"})) if written.enabled else None
+    fields: dict[str, Any] = {}
+    for written in (policy.anomaly, override.anomaly):
+        if written is not None:
+            fields.update(written.model_dump(include=written.model_fields_set))
+            fields["enabled"] = written.enabled  # who gives a limit wants it to be judged by
+    return Anomaly(**fields) if fields.pop("enabled", True) else None
 
 
 def _run(policy: PolicyWritten, override: OverrideWritten) -> RunRules:

@@ -99,6 +99,7 @@ class PlanReader(SetReader):
         self._asked_places: dict[str, Mapping[str, str]] = {}
         self._environ = environ
         self.explained: str | None = None  # why much may have changed in what is backed up
+        self.upstream: Mapping[str, str] = {}  # the same, by dataset, from materializations
         self._out_of_reach: set[str] = set()  # tiers that this verb could not ask
         super().__init__(
             OpenStores(

@@ -250,7 +250,12 @@ class Runner(SetBackup, Overseer, Keeper, Repairer, Accountant, Backfiller, Slic
         self, spec: Dataset, day: date, kind: str | None, timing: str, source: Source
     ) -> tuple[Prepared, str]:
         """Read a member of a set, up to the record that commits it; with why it has its kind."""
-        gate = gate_of(spec.anomaly, slices=False, explained=self.explained, upstream=None)
+        gate = gate_of(
+            spec.anomaly,
+            slices=False,
+            explained=self.explained,
+            upstream=self.upstream.get(spec.key),
+        )
         task = _Task(spec, spec.first_tier, day, kind, False, gate)
         repository = self._writable(spec, task.rules)
         from backup_pipeline.engine.operations.backup import prepare

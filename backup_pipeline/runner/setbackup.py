@@ -138,6 +138,8 @@ class SetBackup(PlanReader):
         day: date | None = None,
         kind: str | None = None,
         force: bool = False,
+        explained: str | None = None,
+        upstream: Mapping[str, str] | None = None,
     ) -> SetResult:
         """Make sure that a tier has a whole cut of a set for a day.
 
@@ -147,7 +149,8 @@ class SetBackup(PlanReader):
         Args:
             name: The set's.
             tier: The tier; default: the first.
-            day: As ``backup`` takes it, as are ``kind`` and ``force``.
+            day: As ``backup`` takes it, as are ``kind``, ``force`` and ``explained``.
+            upstream: Which materializations may have changed much, by member.
 
         Raises:
             UsageError: There is no such set or tier, or the day is in the future.
@@ -155,6 +158,7 @@ class SetBackup(PlanReader):
         """
         self.notices.clear()
         self._out_of_reach.clear()
+        self.explained, self.upstream = explained or self.explained, upstream or {}
         one = self.plan.consistent_set(name)
         specs = [self.plan.dataset(key) for key in one.members]
         first = specs[0].first_tier
