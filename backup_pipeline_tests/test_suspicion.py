@@ -24,7 +24,8 @@ class Clock:
     """The time, until it is set on."""
 
     def __init__(self) -> None:
-        self.now = datetime(2026, 11, 2, 3, tzinfo=UTC)
+        # In two days it is the present: what expires compares it with the store's.
+        self.now = datetime.now(UTC) - timedelta(days=2, minutes=1)
 
     def __call__(self) -> datetime:
         return self.now
@@ -39,7 +40,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "backup.yaml").write_text(
         json.dumps(
             {
-                "start": "2026-11-01",
+                "start": (datetime.now(UTC) - timedelta(days=3)).date().isoformat(),
                 "encryption": "none",
                 "stores": {name: f"file://{tmp_path}/{name}" for name in ("local", "cloud")},
                 "policies": {
@@ -78,6 +79,10 @@ def next_day(runner: Runner) -> None:
     runner.clock.now += timedelta(days=1)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
 
+def later_on(runner: Runner) -> None:
+    runner.clock.now += timedelta(minutes=1)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+
+
 def kept(runner: Runner, tier: str) -> list[bool]:
     return [verdict.kept for verdict in runner.expire(DATASET, tier, apply=True).verdicts]
 
@@ -88,6 +93,7 @@ def test_a_flag_stops_expiry_in_every_tier_until_it_is_cleared(place: Path, runn
     runner.backup(DATASET, "cloud")
     delete(place, 0, 8)
     flagged = runner.backup(DATASET)
+    later_on(runner)
     assert any("suspicious" in text for text in flagged.notices)
     write(place, 15, 310)
     later = runner.backup(DATASET)  # the day's newest, and all that the cloud gets of the day
@@ -110,6 +116,7 @@ def test_what_the_newest_snapshot_is_like_is_told_to_who_restores(
     place: Path, runner: Runner
 ) -> None:
     sound = runner.backup(DATASET).snapshot
+    next_day(runner)
     delete(place, 0, 8)
     flagged = runner.backup(DATASET).snapshot
     runner.notices.clear()

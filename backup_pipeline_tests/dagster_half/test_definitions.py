@@ -37,6 +37,7 @@ def test_the_definitions_of_a_plan_load(project: Make) -> None:
     assert spec.kinds == {"backup", "files", "local"}
     assert spec.metadata["backup/dataset"] == "vision/a"
     assert {key.name for key in one.defs.resolve_asset_graph().asset_check_keys} == {
+        "anomaly",
         "complete",
         "matches",
         "restores",
@@ -164,7 +165,7 @@ def test_three_hundred_datasets_load(tmp_path: Path) -> None:
     assert time.process_time() - started < 30
     graph = defs.resolve_asset_graph()
     assert len(graph.materializable_asset_keys) == 900 + 1  # and the posture
-    assert len(list(graph.asset_check_keys)) == 3600 + 1
+    assert len(list(graph.asset_check_keys)) == 3900 + 1
     assert len(list(defs.schedules or ())) == 6
     assert len(list(defs.sensors or ())) == 1
 
