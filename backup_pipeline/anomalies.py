@@ -193,8 +193,8 @@ def build_clear_job(assets: Sequence[TierAsset], wiring: Wiring) -> dg.JobDefini
     """The clear job: the same as the command, and the check of the day says so."""
     first = {asset.dataset.key: asset for asset in assets if asset.first}
 
-    @dg.op(name=wiring.named("clear_snapshot"), required_resource_keys={wiring.resource})
-    def clear_snapshot(context: dg.OpExecutionContext, config: ClearConfig) -> None:
+    @dg.op(name=wiring.named("clear_op"), required_resource_keys={wiring.resource})
+    def clear_op(context: dg.OpExecutionContext, config: ClearConfig) -> None:
         by = config.by or f"Dagster run {context.run_id[:8]}"
         try:
             answer = wiring.resource_of(context).run(
@@ -228,6 +228,6 @@ def build_clear_job(assets: Sequence[TierAsset], wiring: Wiring) -> dg.JobDefini
         executor_def=dg.in_process_executor,
     )
     def clear() -> None:
-        clear_snapshot()
+        clear_op()
 
     return clear
