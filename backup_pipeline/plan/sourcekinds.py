@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from backup_pipeline.engine.errors import UsageError
 from backup_pipeline.plan.content import is_mapping
+from backup_pipeline.plan.databases import DATABASES
 from backup_pipeline.plan.dayform import day_problem, has_day
 from backup_pipeline.plan.problems import one_of
 from backup_pipeline.plan.references import has_url_password, is_reference
@@ -38,9 +39,6 @@ __all__ = [
 ]
 
 LATER = (
-    "postgres",
-    "sqlite",
-    "duckdb",
     "delta",
     "iceberg",
     "mlflow",
@@ -169,6 +167,7 @@ def _check_day_paths(options: Mapping[str, Any]) -> None:
 BUILT_IN: Mapping[str, SourceKind] = {
     kind.name: kind
     for kind in (
+        *DATABASES,
         SourceKind(
             "files",
             "backup_pipeline.sources.files:open_files",

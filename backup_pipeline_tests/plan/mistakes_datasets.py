@@ -78,6 +78,31 @@ MISTAKES = [
         "'postgres'",
     ),
     Mistake(
+        "database without its place",
+        dataset("asset: a\nsource: {postgres: {schemas: [sales]}} #!"),
+        f"{D0}.source",
+        "source postgres needs dsn",
+    ),
+    Mistake(
+        "option of a database misspelt",
+        dataset("asset: a\nsource: {postgres: {dsn: {env: DSN}, schema: [sales]}} #!"),
+        f"{D0}.source",
+        "unknown key 'schema' in source postgres",
+        "'schemas'",
+    ),
+    Mistake(
+        "globs of a database as one text",
+        dataset("asset: a\nsource: {postgres: {dsn: {env: DSN}, exclude: sales.x}} #!"),
+        f"{D0}.source",
+        "exclude of source postgres is not a list of texts",
+    ),
+    Mistake(
+        "exclude of a database beside its source",
+        dataset("asset: a\nsource: {sqlite: /srv/a.db}\nexclude: [x] #!"),
+        f"{D0}.exclude",
+        "source sqlite has no paths to exclude",
+    ),
+    Mistake(
         "source of two kinds",
         dataset("asset: a\nsource: {files: /a, objects: s3://b} #!"),
         f"{D0}.source",

@@ -111,7 +111,7 @@ def test_the_whole_example_means_what_it_says(tmp_path: Path) -> None:
     orders = plan.dataset("warehouse/orders")
     assert list(orders.tiers) == ["local", "cloud"]
     assert orders.tiers["local"].every == "hour"
-    assert (orders.source.kind, orders.source.installed) == ("postgres", False)
+    assert (orders.source.kind, orders.source.installed) == ("postgres", True)
     assert orders.source.options == {"dsn": {"env": "ORDERS_DSN"}}
     assert orders.source.resolved({"ORDERS_DSN": "host=db"}) == {"dsn": "host=db"}
     events = plan.dataset("lake/events")
@@ -320,7 +320,7 @@ def test_encryption_is_left_out_by_name_only() -> None:
             {"url": "s3://b", "region": "r"},
         ),
         ({"delta": {"table": "{asset}"}}, "delta", {"table": "k/a"}),
-        ({"sqlite": "/x.db"}, "sqlite", {"value": "/x.db"}),
+        ({"sqlite": "/x.db"}, "sqlite", {"path": "/x.db"}),
     ],
 )
 def test_a_source_is_written_in_short_or_in_full(

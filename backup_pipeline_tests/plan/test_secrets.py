@@ -44,7 +44,7 @@ def plan_text(**parts: str) -> str:
         source_text(f"'s3://key:{SECRET}@bucket/p'"),
         source_text(f"{{postgres: {{dsn: 'postgresql://u:{SECRET}@db/x'}}}}"),
         source_text(f"{{postgres: {{dsn: 'host=db password={SECRET}'}}}}"),
-        source_text(f"{{postgres: {{password: {SECRET}}}}}"),
+        source_text(f"{{postgres: {{dsn: {{env: DSN}}, password: {SECRET}}}}}"),
         source_text(f"{{nats: {{auth: {{token: {SECRET}}}}}}}"),
         source_text(f"{{sqlite: {{password: {{env: X, default: {SECRET}}}}}}}"),
         source_text(f"{{objects: {{url: s3://b, secret_access_key: {SECRET}}}}}"),
