@@ -154,6 +154,8 @@ _HEAD = r"""-- Loads this backup by hand, into an empty database, in one transac
 \set ON_ERROR_STOP on
 BEGIN;
 SET client_encoding = '{client_encoding}';
+SET datestyle = ISO;
+SET intervalstyle = postgres;
 {public}\ir {before}
 \ir {owners_before}
 """
