@@ -17,7 +17,7 @@ TIMEOUT_S = 120
 
 
 def ask_event_log(
-    ask: Literal["durations", "places"],
+    ask: Literal["coverage", "durations", "places"],
     datasets: Sequence[str],
     environ: Mapping[str, str] = os.environ,
 ) -> dict[str, Any]:
@@ -25,7 +25,9 @@ def ask_event_log(
 
     Args:
         ask: ``durations``: seconds of the latest runs that computed each, newest first.
-            ``places``: where each was last written, by partition (``""`` where it has none).
+            ``coverage``: what the posture's asset (its key in place of a dataset's) last said of
+            the asset graph. ``places``: where each was last written, by partition (``""`` where
+            it has none).
         datasets: Their keys.
         environ: Names the instance, in DAGSTER_HOME.
 

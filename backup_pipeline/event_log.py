@@ -2,10 +2,11 @@
 
 import json
 import sys
+from typing import Any
 
 import dagster as dg
 
-__all__ = ["asset_places", "main", "run_durations"]
+__all__ = ["asset_places", "main", "reported_coverage", "run_durations"]
 
 RUNS_LOOKED_AT = 20
 PAGE = 1000
@@ -47,11 +48,25 @@ def asset_places(instance: dg.DagsterInstance, dataset: str) -> dict[str, str]:
             return {partition: place for partition, place in found.items() if place}
 
 
+def reported_coverage(instance: dg.DagsterInstance, posture: str) -> dict[str, Any] | None:
+    """What of the asset graph is protected, as the posture's asset last said it.
+
+    Args:
+        instance: The instance.
+        posture: The asset's key, such as ``backup/posture``.
+    """
+    records = instance.fetch_materializations(_key(posture), limit=1).records
+    materialization = records[0].asset_materialization if records else None
+    entry = materialization.metadata.get("backup/coverage") if materialization else None
+    found: Any = entry.value if entry is not None else None
+    return found if isinstance(found, dict) else None
+
+
 def _key(dataset: str) -> dg.AssetKey:
     return dg.AssetKey(dataset.split("/"))
 
 
-_ANSWERS = {"durations": run_durations, "places": asset_places}
+_ANSWERS = {"coverage": reported_coverage, "durations": run_durations, "places": asset_places}
 
 
 def main() -> int:

@@ -1,4 +1,8 @@
-"""Takes the README's picture from the running demo: ``make ui`` first, then this script."""
+"""Takes the README's pictures: of the running demo (``make ui`` first), or of a posture's page.
+
+python docs/screenshot.py
+backup-pipeline status --html posture.html && python docs/screenshot.py posture.html
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 TARGET = Path(__file__).parent / "images" / "asset-graph.png"
+PAGE_TARGET = TARGET.with_name("posture.png")
+PAGE_HEIGHT = 1180
 DEFAULT_URL = "http://127.0.0.1:3000"
 LINEAGE = "/assets/demo/model?view=lineage&lineageScope=neighbors&lineageDepth=2"
 FLAGS = (
@@ -52,5 +58,25 @@ def main(url: str) -> None:
     print(f"{TARGET}: {TARGET.stat().st_size} bytes")
 
 
+def of_page(file: Path) -> None:
+    """Store what is seen first of a posture's page.
+
+    Args:
+        file: What ``backup-pipeline status --html`` wrote.
+    """
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        page = browser.new_page(viewport={"width": 1280, "height": PAGE_HEIGHT})
+        page.goto(file.resolve().as_uri())
+        page.screenshot(path=PAGE_TARGET)
+        browser.close()
+    print(f"{PAGE_TARGET}: {PAGE_TARGET.stat().st_size} bytes")
+
+
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else DEFAULT_URL)
+    given = sys.argv[1] if len(sys.argv) > 1 else DEFAULT_URL
+    if given.endswith(".html"):
+        of_page(Path(given))
+    else:
+        main(given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,13 @@ if TYPE_CHECKING:
     from backup_pipeline.plan import Plan
     from backup_pipeline.posture.alerts import Delivery
     from backup_pipeline.posture.conditions import Condition
+    from backup_pipeline.posture.coverage import Coverage
     from backup_pipeline.posture.model import Posture, TierPosture
 
 __all__ = ["status"]
+
+POSTURE = "backup/posture"
+"""The posture's asset, unless build_backup_defs was told another name."""
 
 MOST_LINES = 40
 """Conditions that are printed; the page and --json have all of them."""
@@ -90,6 +95,8 @@ def status(
         if dagster is None:
             dagster = bool(os.environ.get("DAGSTER_HOME"))
         findings = list(look_at_instance(runner.plan)) if dagster else []
+        if dagster:
+            posture = replace(posture, coverage=_coverage(call))
         found = conditions(posture, share=alerts.at_risk if alerts else None)
         delivery = _tell(runner.plan, found, alert_state) if alert else None
         document = {
@@ -133,6 +140,19 @@ def _tell(plan: Plan, found: Sequence[Condition], state_file: Path | None) -> De
     return delivery
 
 
+def _coverage(call: Call) -> Coverage | None:
+    """What of the asset graph is protected, as the asset of the posture last said it."""
+    from backup_pipeline.asking import ask_event_log
+    from backup_pipeline.posture.coverage import Coverage
+
+    try:
+        said = ask_event_log("coverage", [POSTURE])[POSTURE]
+        return None if said is None else Coverage.from_json(said)
+    except (UsageError, KeyError, TypeError, ValueError) as error:
+        call.notice(f"what of the asset graph is protected is not known: {error}")
+        return None
+
+
 def _write_page(file: Path, posture: Posture) -> None:
     from backup_pipeline.posture.page import page
 
@@ -164,6 +184,9 @@ def _show(posture: Posture, found: Sequence[Condition]) -> None:
         f" {count(summary['due_days'], 'due snapshot')},"
         f" I = {share(posture.integrity)}"
     )
+    if posture.coverage is not None:
+        bare = posture.coverage.unprotected
+        print(f"{count(len(bare), 'asset')} of {posture.coverage.assets} in the graph unprotected")
     for one in found[:MOST_LINES]:
         print(f"{_WORDS[one.kind]} {one.line}")
     if found[MOST_LINES:]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import dagster as dg
+import pytest
 
+from backup_pipeline.cli import main
 from backup_pipeline.graph import EXEMPT_TAG
 from backup_pipeline_tests.dagster_half.project import Project, first_failure
 
@@ -71,6 +75,21 @@ def test_assets_that_no_policy_protects_are_told_with_what_depends_on_them(
         ("seen_elsewhere", None),
         ("report", 0),
     ]
+
+
+def test_the_command_line_shows_what_the_asset_last_said_of_the_graph(
+    project: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import yaml
+
+    one = project()
+    one.build(upstream=[dg.AssetSpec("raw"), dg.AssetSpec(["vision", "a"], deps=["raw"])])
+    look(one)
+    (tmp_path / "backup.yaml").write_text(yaml.safe_dump(one.document))
+    main(["status", "--json", "--plan", str(tmp_path / "backup.yaml"), "--dagster"])
+    said = json.loads(capsys.readouterr().out)
+    assert said["coverage"]["unprotected"] == [{"asset": "raw", "downstream": 1, "upstream": 0}]
+    assert said["summary"]["unprotected_assets"] == 1
 
 
 def test_two_plans_have_two_postures(project: Make) -> None:
