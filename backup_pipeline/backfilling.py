@@ -10,7 +10,7 @@ from pydantic import Field
 from backup_pipeline.engine.errors import BackupError, UsageError
 from backup_pipeline.metadata import key
 from backup_pipeline.resources import Wiring, failure
-from backup_pipeline.runs import recorder
+from backup_pipeline.runs import companions, recorder
 from backup_pipeline.schedules import default_status
 from backup_pipeline.sync import list_stored, sync_tiers
 from backup_pipeline.translator import TierAsset
@@ -72,7 +72,14 @@ def build_backfill_job(assets: Sequence[TierAsset], wiring: Wiring) -> dg.JobDef
                     errors.append(_left_sentence(one))
         context.add_output_metadata(_said(reports))
         touched = {(one["dataset"], one["tier"]) for each in reports for one in each["filled"]}
-        chosen = [one for one in assets if (one.dataset.key, one.tier.name) in touched]
+        # What fills one member of a set fills the others.
+        chosen = [
+            one
+            for one in assets
+            if any(
+                (each.dataset.key, each.tier.name) in touched for each in companions(one, assets)
+            )
+        ]
         with backups.runner(now=wiring.now) as runner:
             told = sync_tiers(
                 context.instance,

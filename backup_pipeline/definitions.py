@@ -35,6 +35,7 @@ from backup_pipeline.schedules import (
 )
 from backup_pipeline.sensors import build_change_sensor
 from backup_pipeline.setassets import build_set_assets, build_set_checks
+from backup_pipeline.setjobs import build_restore_set_job
 from backup_pipeline.slice_sensor import build_slice_sensor
 from backup_pipeline.translator import BackupTranslator, Upstream, dataset_key, lay_out
 
@@ -109,6 +110,7 @@ def build_backup_defs(
         *(tier.job for tier in tier_jobs),
         *check_jobs.values(),
         build_restore_job(wiring),
+        *([build_restore_set_job(wiring)] if plan.sets else []),
         build_sync_job(assets, wiring),
         build_clear_job(assets, wiring),
         drill,

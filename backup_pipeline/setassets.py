@@ -41,8 +41,12 @@ def _set_asset(name: str, members: Sequence[TierAsset], wiring: Wiring) -> dg.As
     tags = {tag: value for one in members for tag, value in one.dataset.run.tags.items()}
     eager = max(members, key=lambda one: one.dataset.run.retries)
 
+    label = "".join(letter if letter.isalnum() else "_" for letter in name)
+    if label != name:
+        label = f"{label}_{members[0].repository[:8]}"  # a-b and a_b are two sets
+
     @dg.multi_asset(
-        name=f"{wiring.name}__set__{''.join(c if c.isalnum() else '_' for c in name)}",
+        name=f"{wiring.name}__set__{label}",
         specs=[asset.spec for asset in members],
         check_specs=[
             spec for asset in members for spec in (complete_spec(asset), consistent_spec(asset))

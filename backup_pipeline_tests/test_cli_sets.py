@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from backup_pipeline.runner import Runner
 from backup_pipeline.runner import capture as capturing
+from backup_pipeline.runner.planned import ONE_DAY
 from backup_pipeline_tests.test_cli import COMMAND, TODAY, Shell
 
 PLAN = """\
@@ -100,6 +102,23 @@ def test_a_set_that_lacks_a_member_is_not_restored_and_not_fresh(shell: Shell) -
     ran = shell("status")
     assert ran.code == 1
     assert "STALE" in ran.out.partition("set ")[2]
+
+
+def test_missing_names_the_days_without_a_whole_cut_and_what_they_lack(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Runner, "today", lambda self: TODAY - ONE_DAY)
+    monkeypatch.setattr(Runner, "is_closed", lambda self, day: day < TODAY - ONE_DAY)
+    shell.write_plan(PLAN.replace("HOOKS", ""), start=str(TODAY - ONE_DAY))
+    shell.good("backup", "--set", "champion")
+    monkeypatch.undo()
+    monkeypatch.chdir(shell.root)
+    shutil.rmtree(next((shell.root / "stores" / "local").glob("*/log")).parent)
+    ran = shell("missing", "--set", "champion", "--tier", "local", "--json")
+    assert ran.code == 1
+    (one,) = ran.json
+    assert one["day"] == str(TODAY - ONE_DAY)
+    assert one["lacks"] in (["vision/a"], ["vision/b"])
 
 
 def test_a_set_that_never_rests_is_stored_without_a_cut_and_exit_code_1(

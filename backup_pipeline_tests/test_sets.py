@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -19,6 +20,7 @@ from backup_pipeline.engine.errors import (
     StoreError,
     UsageError,
 )
+from backup_pipeline.engine.format.record import Snapshot
 from backup_pipeline.engine.operations.work import Prepared
 from backup_pipeline.plan import load_plan
 from backup_pipeline.runner import Runner, StoreReader
@@ -295,7 +297,7 @@ def test_a_closed_day_is_answered_with_its_cut_or_copied_back_or_refused(scene: 
     assert back.cut is not None
     assert first.cut is not None
     assert back.cut.id == first.cut.id
-    with pytest.raises(DayUnavailable, match="no tiers hold a whole cut"):
+    with pytest.raises(DayUnavailable, match="no tier holds a whole cut"):
         scene.runner().backup_set("champion", day=date(2026, 11, 18))
     late = scene.runner({"late": "accept", "start": "2026-11-17"})
     made = late.backup_set("champion", day=date(2026, 11, 18))
@@ -388,6 +390,22 @@ def test_days_before_the_first_cut_and_expired_ones_are_not_missing() -> None:
     days = [date(2026, 11, number) for number in range(1, 6)]
     assert missing_cuts(days, [], set()) == ([], {})
     assert gather_cuts("champion", []) == []
+
+
+WHOLE = {"id": "0" * 32, "set": "s", "proof": "p", "members": ["a"]}
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [None, 7, [], {}, *({**WHOLE, **bad} for bad in ({"id": "ab"}, {"set": 1}, {"members": []}))],
+)
+def test_a_record_whose_cut_makes_no_sense_is_an_ordinary_snapshot(scene: Scene, cut: Any) -> None:
+    made = scene.runner().backup_set("champion").results[IMAGES].snapshot
+    body = json.loads(json.dumps(made.record_body()))
+    assert Snapshot.from_body(body, 1, dataset=IMAGES, tier="local").cut == made.cut
+    read = Snapshot.from_body({**body, "cut": cut}, 1, dataset=IMAGES, tier="local")
+    assert read.cut is None
+    assert "cut" not in read.record_body()
 
 
 # -- hooks

@@ -10,6 +10,7 @@ import click
 
 from backup_pipeline.cli.call import Call
 from backup_pipeline.cli.options import TIER, day_or_none, verb
+from backup_pipeline.cli.sets import SET, missing_cuts, refuse_both
 
 if TYPE_CHECKING:
     from backup_pipeline.runner.missing import BackfillReport, Missed
@@ -33,15 +34,25 @@ def _span(function: Callable[..., int]) -> Callable[..., int]:
 
 
 @verb(bare=False)
+@SET
 @TIER
 @_span
-def missing(call: Call, tier: str | None, since: datetime | None, until: datetime | None) -> int:
+def missing(
+    call: Call,
+    set_name: str | None,
+    tier: str | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> int:
     """Say which days were missed, and where each could still come from.
 
-    A missed day is over, its run was due, and the tier has no good snapshot of it. Exit code 1
-    where any was missed.
+    A missed day is over, its run was due, and the tier has no good snapshot of it, or, of a set, no
+    whole cut. Exit code 1 where any was missed.
     """
+    refuse_both(call, set_name, since=since, until=until)
     with call.runner() as runner:
+        if set_name is not None:
+            return missing_cuts(call, runner.set_status(set_name, tier))
         found = runner.missing(
             call.dataset, tier, since=day_or_none(since), until=day_or_none(until)
         )

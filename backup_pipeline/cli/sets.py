@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backup_pipeline.cli.call import Call
+from backup_pipeline.engine.errors import StoreError
 
 if TYPE_CHECKING:
     from backup_pipeline.runner import Result
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
     from backup_pipeline.runner.setbackup import SetResult
     from backup_pipeline.runner.setstanding import SetStatus
 
-__all__ = ["SET", "list_cuts", "refuse_both", "restore_set", "show_sets", "tell_set"]
+__all__ = [
+    "SET",
+    "list_cuts",
+    "missing_cuts",
+    "refuse_both",
+    "restore_set",
+    "show_sets",
+    "tell_set",
+]
 
 SHOWN_LINES = 20
 SET = click.option(
@@ -131,6 +140,39 @@ def _show_end(report: SetRestoreReport, cut: Cut) -> None:
         return
     bad = [key for key in cut.members if key not in report.members or not report.members[key].ok]
     print(f"set {cut.set} of {cut.day} is NOT WHOLE in {report.target}: {', '.join(bad)}")
+
+
+def missing_cuts(call: Call, sets: list[SetStatus]) -> int:
+    """Say which days lack a whole cut, and what of it is missing.
+
+    Raises:
+        BackupError: A tier could not be asked.
+    """
+    from backup_pipeline.cli.tables import print_table
+
+    unknown = next((one for one in sets if one.error is not None), None)
+    if unknown is not None:
+        raise StoreError(f"set {unknown.set} in tier {unknown.tier}: {unknown.error}")
+    found = [
+        {
+            "set": one.set,
+            "tier": one.tier,
+            "day": day.isoformat(),
+            "lacks": list(one.lacking.get(day, one.members)),
+        }
+        for one in sets
+        for day in one.missing_days
+    ]
+
+    def show() -> None:
+        if found:
+            rows = [(one["set"], one["tier"], one["day"], ", ".join(one["lacks"])) for one in found]
+            print_table(["set", "tier", "day", "lacks"], rows)
+        else:
+            print("no day lacks its whole cut")
+
+    call.answer(found, show)
+    return 1 if found else 0
 
 
 def show_sets(sets: list[SetStatus]) -> None:

@@ -57,6 +57,7 @@ class Bracket:
         self._environ = {**environ, **told, "BACKUP_SET": one.name}
         self._lock = threading.Lock()
         self._frozen = False
+        self._freezing: subprocess.Popen[bytes] | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def freeze(self) -> None:
@@ -88,6 +89,8 @@ class Bracket:
             frozen, self._frozen = self._frozen, False
             try:
                 if frozen:
+                    if self._freezing is not None:
+                        _end(self._freezing)  # it would go on behind its thaw
                     self._run("thaw", self._set.thaw)
             except OSError as error:
                 how = f"cannot be started: {error.strerror}"
@@ -118,6 +121,7 @@ class Bracket:
                 env={**self._environ, "BACKUP_HOOK": word},
                 start_new_session=True,
             )
+            self._freezing = hook if word == "freeze" else None
             try:
                 code = hook.wait(limit.total_seconds())
             except subprocess.TimeoutExpired:
@@ -125,9 +129,10 @@ class Bracket:
                 how = f"was ended, for it took longer than {show_duration(limit)}"
                 raise self._failure(word, command, how, _tail(output)) from None
             except BaseException:
-                # A freeze that went on behind its thaw would be for ever.
                 _end(hook)
                 raise
+            finally:
+                self._freezing = None
             if code:
                 how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
                 raise self._failure(word, command, how, _tail(output))

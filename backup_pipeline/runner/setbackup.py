@@ -205,7 +205,7 @@ class SetBackup(PlanReader):
         if refusing:
             days = sorted({*best_cuts(self.cuts(name)), self.today()})
             raise DayUnavailable(
-                f"set {name} of {day} cannot be had: no tiers hold a whole cut of that day, and not"
+                f"set {name} of {day} cannot be had: no tier holds a whole cut of that day, and not"
                 f" all members' sources know that past state; days that can be had:"
                 f" {describe_days(days, day)}",
                 f"`late: accept` for every member ({', '.join(refusing)} refuses) stores the"
@@ -263,7 +263,7 @@ class SetBackup(PlanReader):
             )
             attempts = captured.attempts
             try:
-                self._commit(work, captured)
+                cut_id = self._commit(work, captured)
             except Conflict as error:
                 # A prune came between: what it condemned is stored anew, under another name.
                 if attempts > one.retries + 1 or captured.thaw_error is not None:
@@ -271,10 +271,7 @@ class SetBackup(PlanReader):
                 self._notice(f"begun anew: {error.message}")
                 continue
             reason = _reason(one, captured)
-            result = self._answer(work, specs[0].first_tier.name, reason)
-            if captured.proof is None:
-                # A cut of this day that was there before is not what was asked for.
-                result = replace(result, cut=None)
+            result = self._answer(work, specs[0].first_tier.name, reason, cut_id)
             return replace(result, thaw_error=captured.thaw_error)
 
     def _subject(self, spec: Dataset, work: _Work, timing: str) -> Subject:
@@ -296,8 +293,11 @@ class SetBackup(PlanReader):
         keys = {key.reference.env for key in self.plan.keys.values()}
         return {name: text for name, text in self._environ.items() if name not in keys}
 
-    def _commit(self, work: _Work, captured: Captured) -> None:
+    def _commit(self, work: _Work, captured: Captured) -> str:
         """Append every member's record; one that fails does not keep the others back.
+
+        Returns:
+            The id of the cut that they name; empty where none was proved.
 
         Raises:
             Conflict: A member has to be read again, and with it all that names this cut.
@@ -323,15 +323,22 @@ class SetBackup(PlanReader):
                 raise
             except BackupError as error:
                 work.errors[key] = error
+        return "" if cut is None else str(cut["id"])
 
-    def _answer(self, work: _Work, tier: str, reason: str) -> SetResult:
-        """What the tier has of the day, as its repositories say: no cut is told from memory."""
+    def _answer(self, work: _Work, tier: str, reason: str, cut_id: str | None = None) -> SetResult:
+        """What the tier has of the day, as its repositories say: no cut is told from memory.
+
+        Args:
+            work: What was done.
+            tier: Where.
+            reason: Why it came to this.
+            cut_id: The cut that was asked for; by default any whole one of the day.
+        """
         notices = tuple(self.notices)
-        cut = None
-        if work.results:
-            cut = self._cut_of(work.one.name, work.day, tier)
-        if cut is not None and not set(work.one.members) <= set(cut.members):
-            cut = None
+        cuts = self.cuts(work.one.name, tier, day=work.day) if work.results else []
+        members = set(work.one.members)
+        cuts = [one for one in cuts if cut_id in (None, one.id) and members <= set(one.members)]
+        cut = best_cuts(cuts).get(work.day)
         return SetResult(
             set=work.one.name,
             tier=tier,

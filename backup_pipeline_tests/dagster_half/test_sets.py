@@ -161,3 +161,24 @@ def test_a_set_without_a_fresh_cut_makes_its_members_stale(one: Project) -> None
     stale = one.check(FRESH, "local", None, MODEL)
     assert not stale.passed
     assert "set champion has no whole cut yet" in (stale.description or "")
+
+
+def test_the_restore_job_gives_back_a_whole_cut_or_says_what_is_missing(one: Project) -> None:
+    def restore(**config: Any) -> dg.ExecuteInProcessResult:
+        wanted = {"name": "champion", **config}
+        return one.defs.resolve_job_def("backup_restore_set").execute_in_process(
+            instance=one.instance,
+            run_config=QUIET | {"ops": {"backup_restore_cut": {"config": wanted}}},
+            raise_on_error=False,
+        )
+
+    assert capture(one).success
+    done = restore(day=SUNDAY_THE_FIRST)
+    assert done.success
+    (folder,) = (one.root / "scratch" / "set-champion").iterdir()
+    assert (folder / MODEL / "state").read_bytes() == MODEL.encode()
+    assert (folder / IMAGES / "state").read_bytes() == IMAGES.encode()
+    lacking = restore(day="2026-10-31")
+    (failed,) = [event for event in lacking.all_events if event.is_step_failure]
+    assert failed.step_failure_data.error is not None
+    assert "has no cut of 2026-10-31" in failed.step_failure_data.error.message
