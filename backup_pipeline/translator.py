@@ -202,12 +202,13 @@ def _tier_asset(
         one = None
     # What is captured as one is queued, limited and looked for as one.
     what = f"set\0{one.name}" if one and tier is dataset.first_tier else dataset.key
+    said = {**spec.metadata, **({key("set"): one.name} if one is not None else {})}
     if not tier.reads_source:
         deps.append(dg.AssetDep(specs[tier.from_].key, partition_mapping=day_to_day()))
     return TierAsset(
         dataset=dataset,
         tier=tier,
-        spec=spec.replace_attributes(deps=deps, partitions_def=partitions),
+        spec=spec.replace_attributes(deps=deps, partitions_def=partitions, metadata=said),
         partitions=partitions,
         pool=dataset.run.pool or f"{name}_{tier.store}",
         repository=hashlib.sha256(f"{tier.name}\0{what}".encode()).hexdigest()[:32],

@@ -113,7 +113,7 @@ def test_missing_names_the_days_without_a_whole_cut_and_what_they_lack(
     shell.good("backup", "--set", "champion")
     monkeypatch.undo()
     monkeypatch.chdir(shell.root)
-    shutil.rmtree(next((shell.root / "stores" / "local").glob("*/log")).parent)
+    shutil.rmtree(next((shell.root / "stores" / "local").rglob("log")).parent)
     ran = shell("missing", "--set", "champion", "--tier", "local", "--json")
     assert ran.code == 1
     (one,) = ran.json
