@@ -7,9 +7,9 @@ import dagster as dg
 from pydantic import Field
 
 from backup_pipeline.engine.errors import BackupError, UsageError
-from backup_pipeline.jobs import RESTORE_PRIORITY
 from backup_pipeline.metadata import key
 from backup_pipeline.resources import Wiring, failure
+from backup_pipeline.restore_job import RESTORE_PRIORITY
 from backup_pipeline.runner import parse_time
 
 __all__ = ["RestoreSetConfig", "build_restore_set_job"]

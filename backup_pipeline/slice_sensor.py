@@ -11,13 +11,12 @@ from typing import Any
 
 import dagster as dg
 
-from backup_pipeline.checks import COMPLETE
 from backup_pipeline.engine.errors import BackupError
 from backup_pipeline.jobs import TierJob
 from backup_pipeline.metadata import FINGERPRINT_TAG, SNAPSHOT_TAG, STATUS_TAG, short
 from backup_pipeline.resources import Wiring
 from backup_pipeline.runner import Runner
-from backup_pipeline.runs import busy_repositories, run_tags
+from backup_pipeline.runs import busy_repositories, companions, run_tags, step_checks
 from backup_pipeline.sensors import TICK_BUDGET_S, TRIGGER_TAG, Fingerprints
 from backup_pipeline.translator import TierAsset
 
@@ -157,12 +156,13 @@ class SliceWatch:
         if present == fingerprint:
             return None
         change = hashlib.sha256(f"{snapshot}\0{present}".encode()).hexdigest()[:32]
+        step = companions(asset, job.assets)
         return dg.RunRequest(
             run_key=f"{asset.repository}:{day}:{change}",
             job_name=job.name,
             partition_key=day.isoformat(),
-            asset_selection=[asset.asset_key],
-            asset_check_keys=[asset.check_key(COMPLETE)],
+            asset_selection=[one.asset_key for one in step],
+            asset_check_keys=[check for one in step for check in step_checks(one)],
             tags=run_tags(asset, {TRIGGER_TAG: TRIGGER}),
         )
 

@@ -314,6 +314,28 @@ def test_a_closed_day_is_answered_with_its_cut_or_copied_back_or_refused(scene: 
     ]
 
 
+def test_slices_are_a_cut_too_and_one_that_is_rewritten_makes_another(scene: Scene) -> None:
+    for name in ("rows", "labels"):
+        (scene.root / name / "2026-11-19").mkdir(parents=True)
+        (scene.root / name / "2026-11-19" / "part").write_text("first")
+    datasets = [
+        {"asset": name, "source": {"day_paths": f"{scene.root}/{name}/{{day}}"}, "holds": "slice"}
+        for name in ("rows", "labels")
+    ]
+    runner = scene.runner(
+        {"datasets": datasets, "sets": {"champion": {"members": ["rows", "labels"]}}}
+    )
+    first = runner.backup_set("champion")
+    assert first.ok
+    assert first.day == date(2026, 11, 19)
+    assert runner.backup_set("champion").cut == first.cut
+    (scene.root / "labels" / "2026-11-19" / "part").write_text("corrected")
+    second = runner.backup_set("champion")
+    assert second.cut is not None
+    assert second.cut != first.cut
+    assert second.cut.timing == "exact"
+
+
 def test_later_tiers_copy_the_days_cut_although_a_member_has_a_newer_snapshot(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from backup_pipeline.runner.planned import PlanReader
 from backup_pipeline.runner.results import Result
 
 if TYPE_CHECKING:
+    from backup_pipeline.engine.format.record import Snapshot
     from backup_pipeline.engine.operations.work import Prepared
     from backup_pipeline.plan import ConsistentSet, Dataset, Tier
     from backup_pipeline.runner.capture import Captured, Subject
@@ -117,6 +118,9 @@ class SetBackup(PlanReader):
     def _copy_member(self, spec: Dataset, rules: Tier, cut: Cut, kind: str | None) -> Result: ...
 
     @abstractmethod
+    def _is_rewritten(self, spec: Dataset, present: Snapshot) -> bool: ...
+
+    @abstractmethod
     def backup(
         self,
         dataset: str,
@@ -180,7 +184,9 @@ class SetBackup(PlanReader):
             )
         whole = None if day == self.today() or work.force else self._cut_of(name, day)
         if whole is not None and set(work.one.members) <= set(whole.members):
-            return self._bring(work, tier, whole)
+            slices = [spec for spec in specs if spec.holds == "slice"]
+            if not any(self._is_rewritten(spec, whole.found[spec.key]) for spec in slices):
+                return self._bring(work, tier, whole)
         timing = "on-time"
         if specs[0].holds == "slice" or (closed and self._knows_past(specs, day)):
             timing = "exact"
