@@ -72,7 +72,7 @@ class _Donor:
     snapshot: Snapshot
 
 
-class Runner(SetBackup, Overseer, Keeper, Repairer, Accountant, Backfiller, SliceWatcher):
+class Runner(SliceWatcher, SetBackup, Overseer, Keeper, Repairer, Accountant, Backfiller):
     """A plan's verbs without Dagster: back up, copy, and all that its parents can do."""
 
     @staticmethod
