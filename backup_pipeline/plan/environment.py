@@ -221,9 +221,11 @@ def _absolute_source(source: Any, folder: FilePath) -> Any:
     if not is_mapping(source):
         return _absolute_place(source, (), folder)
     kinds = source
-    for kind in ("files", "day_paths", "sqlite", "duckdb"):
+    for kind in ("files", "day_paths", "sqlite", "duckdb", "delta"):
         if kind in kinds:
             kinds[kind] = _absolute_place(kinds[kind], ("path",), folder)
+    if is_mapping(kinds.get("iceberg")):
+        kinds["iceberg"] = _absolute_place(kinds["iceberg"], ("metadata",), folder)
     return kinds
 
 

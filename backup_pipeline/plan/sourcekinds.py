@@ -39,8 +39,6 @@ __all__ = [
 ]
 
 LATER = (
-    "delta",
-    "iceberg",
     "mlflow",
     "model",
     "kafka",
@@ -101,8 +99,8 @@ def _find(name: object) -> SourceKind | None:
 
 
 def _with_place(kind: str, written: Any) -> Any:
-    """Day paths as a mere text are a path or a URL."""
-    if kind != "day_paths" or (is_mapping(written) and not is_reference(written)):
+    """Where a kind is at a path or at a URL, a mere text is one or the other."""
+    if kind not in ("day_paths", "delta") or (is_mapping(written) and not is_reference(written)):
         return written
     url = isinstance(written, str) and source_url(written)
     return {"url" if url else "path": written}
@@ -164,6 +162,30 @@ def _check_day_paths(options: Mapping[str, Any]) -> None:
             )
 
 
+def _check_table(options: Mapping[str, Any]) -> None:
+    places = [key for key in ("path", "url") if key in options]
+    if len(places) != 1:
+        raise mistake("source delta needs path or url", "write {delta: /lake/orders}")
+    place = options[places[0]]
+    if isinstance(place, str) and (source_url(place) is None) != (places == ["path"]):
+        fitting = "url" if places == ["path"] else "path"
+        raise mistake(f"{places[0]} of source delta is none", f"write {fitting}: {place}")
+    if places == ["url"] and isinstance(place, str) and not place.lower().startswith("s3://"):
+        raise mistake("source delta needs an s3:// URL", "or the path of a directory")
+
+
+def _check_iceberg(options: Mapping[str, Any]) -> None:
+    if ("table" in options) == ("metadata" in options):
+        raise mistake(
+            "source iceberg needs table or metadata",
+            "write {iceberg: {table: shop.orders, catalog: {uri: …}}}",
+        )
+    alien = "properties" if "table" in options else "catalog"
+    if alien in options:
+        goes = "metadata" if alien == "properties" else "table"
+        raise mistake(f"{alien} of source iceberg goes with {goes}", "remove it")
+
+
 BUILT_IN: Mapping[str, SourceKind] = {
     kind.name: kind
     for kind in (
@@ -214,6 +236,25 @@ BUILT_IN: Mapping[str, SourceKind] = {
             per_asset=True,
         ),
         *URL_KINDS,
+        SourceKind(
+            "delta",
+            "backup_pipeline.sources.delta:open_delta",
+            {"path": Option("path"), **_S3_OPTIONS},
+            check=_check_table,
+        ),
+        SourceKind(
+            "iceberg",
+            "backup_pipeline.sources.iceberg:open_iceberg",
+            {
+                "table": Option(),
+                "catalog": Option("any"),
+                "metadata": Option("path"),
+                "properties": Option("mapping"),
+            },
+            extra="iceberg",
+            check=_check_iceberg,
+            loads={"iceberg": "backup_pipeline.sources.iceberg_load:load"},
+        ),
     )
 }
 """The kinds of source that this package brings, by name."""

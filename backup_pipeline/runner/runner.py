@@ -217,17 +217,18 @@ class Runner(SliceWatcher, SetBackup, Overseer, Keeper, Repairer, Accountant, Ba
             return self._copy(task, donors)
         source = self._source(task.dataset, task.day)
         reason = f"{source.describe()} knows no past states"
+        known: Sequence[date] = ()
         with closing(source):
             if source.supports_as_of:
                 try:
                     return self._read(task, source.as_of(task.day), "exact")
                 except DayUnavailable as error:
-                    reason = error.message
+                    reason, known = error.message, error.available
         if task.dataset.late == "accept":
             self._require_reach(task)
             donors = self._donors(task, timings=("late",))
             return self._copy(task, donors) if donors else self._read(task, None, "late")
-        days = sorted({*self._days_there(task.dataset), self.today()})
+        days = sorted({*self._days_there(task.dataset), *known, self.today()})
         raise DayUnavailable(
             f"{task.dataset.key} of {task.day} cannot be had in tier {task.rules.name}: no other"
             f" tier holds a good snapshot of that day, and {reason};"

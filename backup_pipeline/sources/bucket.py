@@ -116,13 +116,19 @@ class Bucket:
         self._boto3: Any = None
         self._vanished = 0
 
-    def pages(self, prefix: str) -> Iterator[list[Listed]]:
+    def pages(self, prefix: str, *, after: str = "") -> Iterator[list[Listed]]:
         """List all keys that begin with ``prefix``, page by page, in the server's order.
+
+        Args:
+            prefix: What they begin with.
+            after: Only keys that come after this one.
 
         Raises:
             SourceError: The bucket cannot be listed.
         """
-        for page in self._paged("list_objects_v2", prefix):
+        for page in self._paged(
+            "list_objects_v2", prefix, **({"StartAfter": after} if after else {})
+        ):
             yield [_listed(found) for found in page.get("Contents", ())]
 
     def version_pages(self, prefix: str) -> Iterator[list[Version]]:
@@ -166,12 +172,12 @@ class Bucket:
         except (errors.ClientError, errors.BotoCoreError) as error:
             raise _as_source_error(self._explained("", error)) from error
 
-    def _paged(self, listing: str, prefix: str) -> Iterator[Mapping[str, Any]]:
+    def _paged(self, listing: str, prefix: str, **more: str) -> Iterator[Mapping[str, Any]]:
         paging = {"PageSize": self._page_size} if self._page_size else {}
         pages = (
             self._client()
             .get_paginator(listing)
-            .paginate(Bucket=self.settings.bucket, Prefix=prefix, PaginationConfig=paging)
+            .paginate(Bucket=self.settings.bucket, Prefix=prefix, PaginationConfig=paging, **more)
         )
         errors = import_module("botocore.exceptions")
         try:
@@ -198,7 +204,7 @@ class Bucket:
 
         Args:
             key: The key.
-            etag: Which version, without quotes.
+            etag: Which version, without quotes; empty: whichever there is.
             offset: First byte.
             length: How many; None reads all, and goes with offset 0.
 
@@ -236,7 +242,7 @@ class Bucket:
         import obstore
         from obstore.exceptions import PreconditionError
 
-        options: Any = {"if_match": f'"{etag}"'}
+        options: Any = {"if_match": f'"{etag}"'} if etag else {}
         if span is not None:
             options["range"] = span
         if version is not None:
@@ -267,7 +273,9 @@ class Bucket:
         self, key: str, etag: str, span: tuple[int, int] | None, version: str | None
     ) -> Part:
         errors = import_module("botocore.exceptions")
-        options = {"Bucket": self.settings.bucket, "Key": key, "IfMatch": f'"{etag}"'}
+        options = {"Bucket": self.settings.bucket, "Key": key}
+        if etag:
+            options["IfMatch"] = f'"{etag}"'
         if span is not None:
             options["Range"] = f"bytes={span[0]}-{span[1] - 1}"
         if version is not None:

@@ -183,6 +183,40 @@ MISTAKES = [
         "needs an s3:// URL",
     ),
     Mistake(
+        "delta without a place",
+        dataset("asset: a\nsource: {delta: {region: r}} #!"),
+        f"{D0}.source",
+        "needs path or url",
+    ),
+    Mistake(
+        "delta with a URL as its path",
+        dataset("asset: a\nsource: {delta: {path: s3://b/t}} #!"),
+        f"{D0}.source",
+        "path of source delta is none",
+        "url: s3://b/t",
+    ),
+    Mistake(
+        "iceberg without a table",
+        dataset("asset: a\nsource: {iceberg: {catalog: c}} #!"),
+        f"{D0}.source",
+        "needs table or metadata",
+    ),
+    Mistake(
+        "iceberg with a catalogue for a metadata file",
+        dataset("asset: a\nsource: {iceberg: {metadata: /m.json, catalog: c}} #!"),
+        f"{D0}.source",
+        "catalog of source iceberg goes with table",
+    ),
+    Mistake(
+        "iceberg with a secret",
+        dataset(
+            "asset: a\nsource:\n  iceberg:\n    table: s.o\n    catalog:\n"
+            "      s3.secret-access-key: abc #!"
+        ),
+        f"{D0}.source.iceberg.catalog.s3.secret-access-key",
+        "a secret does not belong in the plan",
+    ),
+    Mistake(
         "files with an unknown key",
         dataset("asset: a\nsource: {files: {pth: /data}} #!"),
         f"{D0}.source",

@@ -319,7 +319,8 @@ def test_encryption_is_left_out_by_name_only() -> None:
             "objects",
             {"url": "s3://b", "region": "r"},
         ),
-        ({"delta": {"table": "{asset}"}}, "delta", {"table": "k/a"}),
+        ({"delta": "/lake/{asset}"}, "delta", {"path": "/lake/k/a"}),
+        ({"delta": "s3://lake/{asset}"}, "delta", {"url": "s3://lake/k/a"}),
         ({"sqlite": "/x.db"}, "sqlite", {"path": "/x.db"}),
     ],
 )

@@ -22,7 +22,7 @@ BASE: dict[str, Any] = {
     },
     "datasets": [
         {"asset": "k/a", "source": "/d"},
-        {"asset": "k/b", "source": {"delta": {}}},
+        {"asset": "k/b", "source": {"kafka": {}}},
     ],
 }
 
