@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from backup_pipeline.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from backup_pipeline.assetchecks import drill_test
     from backup_pipeline.component import BackupComponent
     from backup_pipeline.definitions import build_backup_defs
     from backup_pipeline.plan import Plan, load_plan
@@ -23,6 +24,7 @@ __all__ = [
     "Runner",
     "backup",
     "build_backup_defs",
+    "drill_test",
     "load_plan",
 ]
 
@@ -33,6 +35,7 @@ _HOMES = {
     "Runner": "backup_pipeline.runner",
     "backup": "backup_pipeline.runner",
     "build_backup_defs": "backup_pipeline.definitions",
+    "drill_test": "backup_pipeline.assetchecks",
     "load_plan": "backup_pipeline.plan",
 }
 

@@ -159,6 +159,7 @@ def test_the_public_names_are_these() -> None:
         "Runner",
         "backup",
         "build_backup_defs",
+        "drill_test",
         "load_plan",
     ]
     for name in backup_pipeline.__all__:

@@ -195,7 +195,7 @@ def test_the_page_works_as_it_shows(place: Place) -> None:
 
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "drills.md").read_text()
     [written] = re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)
-    [functions] = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    functions, _ = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
     (place.root / "my_checks.py").write_text(functions)
     (place.root / "suites").mkdir()
     expected = {"type": "expect_column_to_exist", "kwargs": {"column": "note"}}
