@@ -25,6 +25,7 @@ from backup_pipeline.translator import TierAsset
 __all__ = [
     "BackupConfig",
     "build_backup_asset",
+    "expected_of",
     "latest_storage_id",
     "materialized",
     "retry_policy",
@@ -94,9 +95,9 @@ def build_backup_asset(asset: TierAsset, wiring: Wiring) -> dg.AssetsDefinition:
         context.log.info(sentence_of(asset, answer))
         if answer["snapshot"]["status"] == "complete":
             RestorableDays([answer["snapshot"]["day"]]).offer(context, wiring)
-        return materialized(
-            context, asset, answer, upstream if asset.tier.from_ == "source" else None
-        )
+        seen = upstream if asset.tier.from_ == "source" else None
+        expected = expected_of(context, asset, wiring, answer)
+        return materialized(context, asset, answer, seen, expected=expected)
 
     return backup
 
@@ -126,6 +127,7 @@ def materialized(
     answer: Mapping[str, Any],
     upstream: str | None,
     checks: Sequence[dg.AssetCheckResult] = (),
+    expected: Mapping[str, Any] | None = None,
 ) -> dg.MaterializeResult:
     """What a run says of one dataset's snapshot.
 
@@ -135,6 +137,7 @@ def materialized(
         answer: A backup's answer as JSON.
         upstream: Which materialization of the dataset's own asset it was taken after.
         checks: Results of further checks, beside ``complete``.
+        expected: What the plan's expectations of the manifest came to.
     """
     record_anomaly(context, asset, answer)
     snapshot = answer["snapshot"]
@@ -142,7 +145,7 @@ def materialized(
     if answer["created"]:
         day = date.fromisoformat(snapshot["day"])
         stored[day] = stored.get(day, 0) + int(snapshot["stored_bytes"])
-    passed, sentence, said = completeness(snapshot)
+    passed, sentence, said = completeness(snapshot, expected)
     return dg.MaterializeResult(
         asset_key=asset.asset_key,
         metadata=snapshot_metadata(
@@ -165,6 +168,25 @@ def materialized(
             *checks,
         ],
     )
+
+
+def expected_of(
+    context: dg.AssetExecutionContext,
+    asset: TierAsset,
+    wiring: Wiring,
+    answer: Mapping[str, Any],
+) -> Mapping[str, Any] | None:
+    """What the plan's expectations of the manifest came to; None where it has none."""
+    if asset.dataset.completeness is None:
+        return None
+    place = {"dataset": asset.dataset.key, "tier": asset.tier.name}
+    try:
+        return wiring.resource_of(context).run(
+            "complete", {**place, "snapshot": answer["snapshot"]["id"]}, now=wiring.now
+        )
+    except BackupError as error:
+        # The snapshot is made and committed: that nobody could look at it is the check's to say.
+        return {"tests": [{"name": "completeness", "passed": False, "reason": str(error)}]}
 
 
 def _history(instance: dg.DagsterInstance, asset: TierAsset, last: date) -> dict[date, int]:

@@ -166,8 +166,14 @@ def mentioned(metadata: Mapping[str, dg.MetadataValue], name: str) -> Any:
     return None if entry is None else entry.value
 
 
-def completeness(snapshot: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
-    """Whether everything that the source listed was read.
+def completeness(
+    snapshot: Mapping[str, Any], expected: Mapping[str, Any] | None = None
+) -> tuple[bool, str, dict[str, Any]]:
+    """Whether everything that the source listed was read, and is as the plan expects.
+
+    Args:
+        snapshot: A snapshot as JSON.
+        expected: What the plan's expectations of its manifest came to, as JSON.
 
     Returns:
         Passed or not, one sentence, and the numbers: I = good entries / all entries.
@@ -181,6 +187,15 @@ def completeness(snapshot: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]
         key("bytes"): int(snapshot["bytes"]),
         key("snapshot"): snapshot["id"],
     }
+    tests = expected["tests"] if expected else ()
+    for one in tests:
+        said |= {key(f"expected_{name}"): value for name, value in one.get("said", {}).items()}
+    unmet = [one for one in tests if not one["passed"]]
+    if tests:
+        said[key("unmet_expectations")] = len(unmet)
+    if passed and unmet:
+        words = "; ".join(f"{one['name']}: {one['reason']}" for one in unmet)
+        return False, f"all {entries} entries are stored, and are not as expected: {words}", said
     if passed:
         sentence = f"all {entries} entries that the source listed are stored"
         if snapshot["timing"] == "late":

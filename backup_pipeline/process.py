@@ -50,6 +50,7 @@ VERBS = (
     "backup",
     "backup_set",
     "clear",
+    "complete",
     "copy",
     "cuts",
     "drill",
@@ -70,7 +71,7 @@ VERBS = (
 )
 """What can be asked: methods of the runner, with their arguments by name."""
 
-CALLS_FUNCTIONS = ("drill",)
+CALLS_FUNCTIONS = ("complete", "drill")
 """The verbs that call functions of the user's, which are to be found as in the parent."""
 
 ENDING_S = 10

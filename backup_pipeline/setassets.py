@@ -8,6 +8,7 @@ import dagster as dg
 from backup_pipeline.anomalies import upstream_news
 from backup_pipeline.assets import (
     BackupConfig,
+    expected_of,
     latest_storage_id,
     materialized,
     retry_policy,
@@ -102,7 +103,9 @@ def _set_asset(name: str, members: Sequence[TierAsset], wiring: Wiring) -> dg.As
                 description=sentence,
                 metadata=said,
             )
-            yield materialized(context, asset, made, upstream[asset.dataset.key], [check])
+            seen = upstream[asset.dataset.key]
+            expected = expected_of(context, asset, wiring, made)
+            yield materialized(context, asset, made, seen, [check], expected)
         _require_good(name, answer)
 
     return capture

@@ -10,10 +10,10 @@ from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
 from backup_pipeline.plan.content import is_list, is_mapping
 from backup_pipeline.plan.drilltests import Bounds, DrillTest, FunctionTest, TableTest
-from backup_pipeline.plan.values import choice, mistake
+from backup_pipeline.plan.values import Share, choice, mistake
 from backup_pipeline.plan.written import Written
 
-__all__ = ["BoundsWritten", "DrillTestWritten"]
+__all__ = ["BoundsWritten", "CompletenessWritten", "DrillTestWritten"]
 
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
 _TABLE_KEYS = ("take", "rows", "columns", "not_null", "unique", "ranges", "suite")
@@ -75,6 +75,16 @@ def _suite(value: Any) -> str:
     raise mistake(
         "not a suite of expectations", "write a path that ends in .json, or module:function"
     )
+
+
+class CompletenessWritten(Written):
+    """Expectations of a snapshot's manifest; off unless they are written."""
+
+    enabled: Annotated[bool, Field(strict=True)] = True
+    shrink: Share = 0.5
+    emptied: Annotated[Literal["refuse", "accept"], choice("refuse", "accept")] = "refuse"
+    paths: list[Glob] = Field(default_factory=list[str])
+    suite: Annotated[str, PlainValidator(_suite)] | None = None
 
 
 class DrillTestWritten(Written):

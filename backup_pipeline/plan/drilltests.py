@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Bounds", "DrillTest", "FunctionTest", "TableTest"]
+__all__ = ["Bounds", "Completeness", "DrillTest", "FunctionTest", "TableTest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,23 @@ class FunctionTest:
 
     check: str
     needs: tuple[str, ...] = ("**",)
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """What is expected of a snapshot's manifest beside the one before.
+
+    Attributes:
+        shrink: Share of the files, and of their bytes, that may be gone.
+        emptied: Whether files that had bytes may be empty.
+        paths: Globs of which every file's path matches one; none for any path.
+        suite: As a table's, over the manifest.
+    """
+
+    shrink: float = 0.5
+    emptied: Literal["refuse", "accept"] = "refuse"
+    paths: tuple[str, ...] = ()
+    suite: str | None = None
 
 
 DrillTest = TableTest | FunctionTest

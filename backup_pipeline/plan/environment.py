@@ -213,8 +213,13 @@ def _absolute_suites(rules: Any, folder: FilePath) -> None:
     drill = rules.get("drill") if is_mapping(rules) else None
     tests = drill.get("tests") if is_mapping(drill) else None
     for test in tests if is_list(tests) else ():
-        if is_mapping(test) and str(test.get("suite", "")).endswith(".json"):
-            test["suite"] = _absolute_place(test["suite"], (), folder)
+        _absolute_suite(test, folder)
+    _absolute_suite(rules.get("completeness") if is_mapping(rules) else None, folder)
+
+
+def _absolute_suite(written: Any, folder: FilePath) -> None:
+    if is_mapping(written) and str(written.get("suite", "")).endswith(".json"):
+        written["suite"] = _absolute_place(written["suite"], (), folder)
 
 
 def _absolute_source(source: Any, folder: FilePath) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from backup_pipeline.engine.errors import UsageError
-from backup_pipeline.plan.drilltests import DrillTest
+from backup_pipeline.plan.drilltests import Completeness, DrillTest
 from backup_pipeline.plan.places import KeySpec, Lock, ScratchSpec, SourceSpec, StoreSpec
 from backup_pipeline.plan.problems import one_of
 from backup_pipeline.plan.references import Reference
@@ -161,6 +161,7 @@ class Dataset:
         tiers: By name, in the policy's order; the first reads the source.
         rpo: Tolerated age of the newest good snapshot, for each tier.
         rto: Tolerated time of a restore; None where the plan states none.
+        completeness: What is expected of each snapshot's manifest; None where nothing is.
         drill: None where drills are switched off.
         late: Whether present state may be stored for a past day.
         on_change: None where changes start no backup.
@@ -183,6 +184,7 @@ class Dataset:
     late: Literal["refuse", "accept"] = "refuse"
     rto: timedelta | None = None
     drill: Drill | None = Drill()
+    completeness: Completeness | None = None
     on_change: OnChange | None = None
     anomaly: Anomaly | None = Anomaly()
     run: RunRules = RunRules()

@@ -11,6 +11,7 @@ from backup_pipeline.cost.prices import PRICES, StoragePrices
 from backup_pipeline.plan.cadence import interval
 from backup_pipeline.plan.content import is_list, is_mapping
 from backup_pipeline.plan.dayform import has_day
+from backup_pipeline.plan.drilltests import Completeness
 from backup_pipeline.plan.model import (
     Alerts,
     Anomaly,
@@ -302,6 +303,7 @@ def _dataset(plan: PlanWritten, written: DatasetWritten, key: str) -> Dataset:
         late=written.late or override.late or policy.late or plan.late or "refuse",
         rto=override.rto or policy.rto,
         drill=_drill(policy, override),
+        completeness=_completeness(policy, override),
         on_change=_on_change(policy, override, next(iter(tiers.values())), written.holds),
         anomaly=_anomaly(policy, override),
         backfill=backfill.every if backfill is not None and backfill.enabled else None,
@@ -339,6 +341,18 @@ def _drill(policy: PolicyWritten, override: OverrideWritten) -> Drill | None:
         return None
     tests = tuple(test.resolved() for test in fields.pop("tests", ()))
     return Drill(**fields, tests=tests)
+
+
+def _completeness(policy: PolicyWritten, override: OverrideWritten) -> Completeness | None:
+    fields: dict[str, Any] = {"enabled": False}
+    for written in (policy.completeness, override.completeness):
+        if written is not None:
+            fields.update({name: getattr(written, name) for name in written.model_fields_set})
+            fields["enabled"] = written.enabled
+    if not fields.pop("enabled"):
+        return None
+    paths = tuple(fields.pop("paths", ()))
+    return Completeness(**fields, paths=paths)
 
 
 def _on_change(

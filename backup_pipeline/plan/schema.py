@@ -17,7 +17,11 @@ from pydantic import (
 
 from backup_pipeline.cost.prices import PRICES
 from backup_pipeline.plan.content import is_list, is_mapping
-from backup_pipeline.plan.drillschema import BoundsWritten, DrillTestWritten
+from backup_pipeline.plan.drillschema import (
+    BoundsWritten,
+    CompletenessWritten,
+    DrillTestWritten,
+)
 from backup_pipeline.plan.problems import closest
 from backup_pipeline.plan.references import Reference, Secret, Text, has_url_password, parse_text
 from backup_pipeline.plan.sourcekinds import parse_source
@@ -42,6 +46,7 @@ __all__ = [
     "WEEKDAYS",
     "AlertsWritten",
     "BoundsWritten",
+    "CompletenessWritten",
     "DatasetWritten",
     "KeepWritten",
     "KeyWritten",
@@ -359,6 +364,7 @@ class PolicyFields(Written):
     rpo: Annotated[dict[str, Duration], BeforeValidator(_rpo)] | None = None
     rto: Duration | None = None
     drill: Annotated[DrillWritten, BeforeValidator(_off_or_on)] | None = None
+    completeness: Annotated[CompletenessWritten, BeforeValidator(_off_or_on)] | None = None
     anomaly: Annotated[AnomalyWritten, BeforeValidator(_off_or_on)] | None = None
     backfill: Annotated[BackfillWritten, BeforeValidator(_off_or_on)] | None = None
     expire: Annotated[ExpireWritten, BeforeValidator(_off_or_on)] | None = None

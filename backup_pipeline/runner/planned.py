@@ -27,6 +27,7 @@ from backup_pipeline.runner.standing import tier_status
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.keys import Secret
+    from backup_pipeline.engine.operations.expected import CompletenessReport
     from backup_pipeline.engine.operations.verify import VerifyReport
     from backup_pipeline.engine.progress import Report
     from backup_pipeline.engine.repository import Repository
@@ -318,6 +319,27 @@ class PlanReader(SetReader):
 
     def _drill_rules(self, dataset: str) -> Drill | None:
         return self.plan.dataset(dataset).drill
+
+    def complete(
+        self,
+        dataset: str,
+        tier: str | None = None,
+        *,
+        day: date | None = None,
+        snapshot: str | None = None,
+    ) -> CompletenessReport:
+        """Hold a snapshot's manifest against what the plan's ``completeness`` expects of it.
+
+        Args:
+            dataset: The dataset's key.
+            tier: As ``find`` takes it, as are ``day`` and ``snapshot``.
+
+        Raises:
+            NotFound: There is no such snapshot.
+        """
+        from backup_pipeline.runner.completing import complete
+
+        return complete(self, dataset, tier, day, snapshot, self._module_folders())
 
     def _holds_slices(self, dataset: str) -> bool:
         return self.plan.dataset(dataset).holds == "slice"

@@ -213,3 +213,16 @@ def test_what_was_restored_is_tested_as_the_plan_says_and_answers_by_itself(
         )
         assert record and record.event and record.event.asset_check_evaluation
         assert record.event.asset_check_evaluation.passed == passed
+
+
+def test_complete_holds_the_manifest_against_what_the_plan_expects(project: Make) -> None:
+    one = project(policy={"completeness": {"shrink": "10%"}, "anomaly": False})
+    one.write("vision/a", "second.bin", b"bytes" * 4000)
+    one.back_up("local", SUNDAY_THE_FIRST)
+    one.write("vision/a", "second.bin", b"")
+    one.pass_time(days=1)
+    result = one.back_up("local", "2026-11-02")
+    [check] = [e for e in result.get_asset_check_evaluations() if e.check_name == "complete"]
+    assert not check.passed and "second.bin" in (check.description or "")
+    assert check.metadata["backup/unmet_expectations"].value == 2
+    assert len(one.runner.snapshots("vision/a", "local")) == 2, "it is kept all the same"

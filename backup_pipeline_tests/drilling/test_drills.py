@@ -42,7 +42,7 @@ class Place:
             "stores": {"local": str(self.root / "store")},
             "keys": {"main": {"key_file": {"file": "key"}}},
             "scratch": {"url": str(self.root / "scratch")},
-            "policies": {"default": {"tiers": [tier], "drill": drill, **policy}},
+            "policies": {"default": {"tiers": [tier], "drill": drill, "anomaly": False, **policy}},
             "datasets": [{"asset": "vision/a", "source": "data"}],
         }
         (self.root / "backup.yaml").write_text(yaml.safe_dump(document))

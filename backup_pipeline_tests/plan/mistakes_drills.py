@@ -41,3 +41,25 @@ MISTAKES = [
     ),
     Mistake("needs nothing", _test("{check: 'a:b', needs: []}"), f"{AT}.needs", "empty"),
 ]
+
+MISTAKES += [
+    Mistake(
+        "completeness of an unknown kind",
+        policy("tiers: [{name: local}]\ncompleteness: {shrinks: 5%} #!"),
+        "policies.default.completeness.shrinks",
+        "unknown key",
+        "'shrink'",
+    ),
+    Mistake(
+        "shrink without per cent",
+        policy("tiers: [{name: local}]\ncompleteness: {shrink: 5} #!"),
+        "policies.default.completeness.shrink",
+        "5 is not a share",
+    ),
+    Mistake(
+        "emptied is no word of ours",
+        policy("tiers: [{name: local}]\ncompleteness: {emptied: warn} #!"),
+        "policies.default.completeness.emptied",
+        "not one of refuse, accept",
+    ),
+]
