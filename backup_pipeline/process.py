@@ -317,8 +317,8 @@ def main() -> int:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     start_process()
-    start_engine()
     request = json.loads(sys.stdin.buffer.readline())
+    start_engine(pandas=request["verb"] in CALLS_FUNCTIONS)
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
 
     def tell(event: Event) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["complete"]
 
 
-@verb(bare=False, content=True)
+@verb(bare=False, content=True, pandas=True)
 @TIER
 @DAY
 @SNAPSHOT

@@ -21,7 +21,7 @@ __all__ = ["drill"]
 Failures = list[tuple[str, str, BackupError]]
 
 
-@verb(bare=True, content=True)
+@verb(bare=True, content=True, pandas=True)
 @TIER
 @DAY
 @SNAPSHOT

@@ -83,7 +83,7 @@ def _reader_left() -> int:
 
 
 def verb(
-    *, bare: bool, dataset: bool = True, content: bool = False
+    *, bare: bool, dataset: bool = True, content: bool = False, pandas: bool = False
 ) -> Callable[[Callable[..., int]], click.Command]:
     """Make a function a verb: it is given a ``Call`` first, and returns the exit code.
 
@@ -91,6 +91,7 @@ def verb(
         bare: Whether it can work on a store without a plan.
         dataset: Whether it takes a dataset as argument.
         content: Whether it looks into snapshots or makes some.
+        pandas: Whether it may call functions of the user's.
     """
 
     def decorate(function: Callable[..., int]) -> click.Command:
@@ -111,7 +112,7 @@ def verb(
             if dataset and dataset_option and dataset != dataset_option:
                 raise click.UsageError(f"{dataset} and --dataset {dataset_option} differ")
             if content and click.get_current_context().find_object(Invocation) == OWN_PROCESS:
-                start_engine()
+                start_engine(pandas=pandas)
             call = Call(
                 json=json_,
                 plan_file=plan_file,

@@ -97,6 +97,8 @@ def judge_tables(test: TableTest, place: Path, names: Sequence[str], of_files: i
             suites = _suites(test)
         except UsageError as error:
             wrong.append(str(error))
+        except Exception as error:  # whatever the library or a suite's module raises
+            wrong.append(f"its suites cannot be made: {why(error)}")
         else:
             for name in names:
                 found, count, done = _judge(test, place / name, suites)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import yaml
 from backup_pipeline.cli import main
 from backup_pipeline.engine.keys import new_key_file
 from backup_pipeline.plan import load_plan
+from backup_pipeline.process import run_in_process
 from backup_pipeline.runner import Runner
 
 FUNCTIONS = "backup_pipeline_tests.drilling.drill_functions"
@@ -212,3 +215,20 @@ def test_the_page_works_as_it_shows(place: Place) -> None:
     assert [one["passed"] for one in report["tests"]] == [True, True]
     assert report["covers_in_s"] == 20 * 7 * 86_400, "within 20 weeks"
     assert report["tests"][1]["said"] == {"accuracy": 1.0}
+
+
+def test_processes_of_our_own_have_what_tests_need(place: Place) -> None:
+    pd.DataFrame({"id": range(10)}).to_parquet(place.source / "orders.parquet")
+    (place.root / "beside.py").write_text(
+        "def reads(place):\n"
+        "    import pandas\n"
+        "    return len(pandas.read_parquet(place / 'orders.parquet')) == 10\n"
+    )
+    place.plan({"tests": [{"table": "*.parquet"}, {"check": "beside:reads"}]})
+    place.back_up()
+    plan = place.root / "backup.yaml"
+    command = [sys.executable, "-m", "backup_pipeline", "drill", "--plan", str(plan), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    answer = run_in_process(load_plan(plan), "drill", {"dataset": "vision/a"})
+    assert [one["passed"] for one in answer["tests"]] == [True, True], answer["tests"]
