@@ -10,10 +10,10 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from backup_pipeline.engine.errors import BackupError, DamageError, DayUnavailable, StoreError
-from backup_pipeline.plan.cadence import cadence_days, last_due_day
 from backup_pipeline.plan.retention import worth
 from backup_pipeline.runner.days import best_by_day, is_good
 from backup_pipeline.runner.planned import ONE_DAY, PlanReader
+from backup_pipeline.runner.standing import missed_days
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.format.record import Snapshot
@@ -290,13 +290,11 @@ class _Finder:
                     yield self._find(rules, day, day in kept[name])
 
     def _lacking(self, rules: Tier) -> list[date]:
-        plan, held = self.runner.plan, self.held[rules.name]
-        due = last_due_day(rules, plan.start, self.now, plan.zone, self.spec.holds)
-        if held is None or due is None:
+        held = self.held[rules.name]
+        if held is None:
             return []
         had = {one.day for one in held.snapshots if is_good(one)} | held.expired
-        last = min(due, self.runner.last_closed_day())
-        return [day for day in cadence_days(rules, plan.start, last) if day not in had]
+        return missed_days(self.runner.plan, self.spec, rules, had, self.now)
 
     def _kept(self, rules: Tier, days: Sequence[date]) -> set[date]:
         """Those of some days of which retention would keep a snapshot."""

@@ -7,17 +7,16 @@ from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 from backup_pipeline.engine.errors import BackupError
-from backup_pipeline.plan.cadence import cadence_days, day_closes_at, local_day
+from backup_pipeline.plan.cadence import cadence_days, day_closes_at, last_due_day, local_day
 from backup_pipeline.runner.days import best_by_day, is_good
 from backup_pipeline.runner.results import TierStatus
 
 if TYPE_CHECKING:
-    from backup_pipeline.engine.format.record import Snapshot
     from backup_pipeline.engine.repository import Repository
     from backup_pipeline.plan import Dataset, Plan, Tier
     from backup_pipeline.runner.places import Place
 
-__all__ = ["STATUS_DAYS", "standing", "tier_status", "unreachable"]
+__all__ = ["STATUS_DAYS", "missed_days", "standing", "tier_status", "unreachable"]
 
 STATUS_DAYS = 60
 """How far back missing and late days are listed; what is older is retention's concern."""
@@ -54,6 +53,8 @@ def standing(
     age_s = (now - (newest.captured_at if newest else _start(plan))).total_seconds()
     best = best_by_day(good)
     rules = dataset.tiers[place.tier]
+    oldest = local_day(now, plan.zone) - timedelta(days=STATUS_DAYS)
+    missed = missed_days(plan, dataset, rules, {*best, *_expired(repository)}, now)
     return TierStatus(
         dataset=place.dataset,
         tier=place.tier,
@@ -64,8 +65,10 @@ def standing(
         age_s=age_s,
         rpo_s=rpo_s,
         fresh=not lost and (rpo_s is None or age_s <= rpo_s),
-        missing_days=_missing(plan, rules, {*best, *_expired(repository)}, now),
-        late_days=_late(plan, best, now),
+        missing_days=[day for day in missed if day >= oldest],
+        late_days=sorted(
+            day for day, one in best.items() if one.timing == "late" and day >= oldest
+        ),
         suspicious=_suspicious(repository),
         error=f"damaged: {lost}" if lost else None,
     )
@@ -90,16 +93,15 @@ def _expired(repository: Repository | None) -> set[date]:
     return repository.state.days_expired() if repository else set()
 
 
-def _missing(plan: Plan, rules: Tier, had: Set[date], now: datetime) -> list[date]:
-    today = local_day(now, plan.zone)
-    first = max(plan.start, today - timedelta(days=STATUS_DAYS))
+def missed_days(
+    plan: Plan, dataset: Dataset, rules: Tier, had: Set[date], now: datetime
+) -> list[date]:
+    """Cadence days of a tier that are over, whose run was due, and that it does not have."""
+    due = last_due_day(rules, plan.start, now, plan.zone, dataset.holds)
+    if due is None:
+        return []
     return [
         day
-        for day in cadence_days(rules, first, today, plan.zone)
+        for day in cadence_days(rules, plan.start, due)
         if day not in had and day_closes_at(day, plan.zone) <= now
     ]
-
-
-def _late(plan: Plan, best: dict[date, Snapshot], now: datetime) -> list[date]:
-    oldest = local_day(now, plan.zone) - timedelta(days=STATUS_DAYS)
-    return sorted(day for day, one in best.items() if one.timing == "late" and day >= oldest)
