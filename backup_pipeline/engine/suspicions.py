@@ -99,6 +99,11 @@ class Suspicions:
         waiting = [one for one in self.flagged.values() if one.id not in self.cleared]
         return sorted(waiting, key=lambda one: (one.captured_at, one.id))
 
+    def holds(self, captured_at: datetime) -> bool:
+        """Whether a snapshot whose source was read then may not expire, for it may be needed."""
+        waiting = self.open()
+        return bool(waiting) and captured_at <= waiting[0].captured_at
+
     def of(self, body: Mapping[str, Any]) -> Suspicion | None:
         """The suspicion of a snapshot, cleared or not, from its record's body."""
         anomaly = _anomaly(body)

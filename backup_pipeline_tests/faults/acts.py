@@ -9,6 +9,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from backup_pipeline.engine.format.record import Snapshot
+from backup_pipeline.engine.judgement import Gate
 from backup_pipeline.engine.operations.backup import backup
 from backup_pipeline.engine.operations.copy import copy
 from backup_pipeline.engine.operations.expire import expire, pin
@@ -67,6 +68,8 @@ class Acts:
             FilesSource(world.tree.root),
             day=world.clock.now.date(),
             clock=lambda: world.clock.now + skew,
+            # Else most of what so small a tree lives through is suspicious, and stops expiry.
+            gate=Gate(off=world.clock.now.day % 4 > 0),
             **chain_of(repository, act.more),
         )
 
@@ -89,7 +92,12 @@ class Acts:
                 act.more,
                 now=world.clock.now,
                 zone=ZoneInfo("UTC"),
-                protection=Protection(pinned=repository.state.pinned),
+                protection=Protection(
+                    pinned=repository.state.pinned,
+                    suspicious=[
+                        (one.captured_at, one.day) for one in repository.state.suspicions.open()
+                    ],
+                ),
             )
             gone = {one.snapshot.id: one.reasons[0] for one in verdicts if not one.kept}
             world.going[act.tier] |= gone.keys()
@@ -109,6 +117,7 @@ class Acts:
                 for place, one in enumerate(live)
                 if act.number >> place % 10 & 1
                 and one.id not in repository.state.pinned
+                and not repository.state.suspicions.holds(one.captured_at)
                 and (slices or one is not last)
             }
             world.going[act.tier] |= gone.keys()

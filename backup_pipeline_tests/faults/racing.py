@@ -161,7 +161,10 @@ class _Racer:
 
         def choose(live: Sequence[Any]) -> dict[str, str]:
             old = sorted(live, key=lambda one: (one.captured_at, one.sequence))[: -step["keep"]]
-            return {one.id: "old" for one in old if one.id not in repository.state.pinned}
+            kept, held = repository.state.pinned, repository.state.suspicions.holds
+            return {
+                one.id: "old" for one in old if one.id not in kept and not held(one.captured_at)
+            }
 
         return {"expired": list(expire(repository, choose, clock=self._clock(step)))}
 

@@ -80,9 +80,8 @@ def _refuse_the_precious(repository: Repository, going: Mapping[str, str], *, sl
     last = max(good, key=lambda one: (one.captured_at, one.sequence), default=None)
     pinned = sorted(going.keys() & repository.state.pinned.keys())
     wrong = f"{pinned[0][:12]}, which is pinned" if pinned else None
-    waiting = repository.state.suspicions.open()
     for one in repository.snapshots():
-        if waiting and one.id in going and one.captured_at <= waiting[0].captured_at:
+        if one.id in going and repository.state.suspicions.holds(one.captured_at):
             wrong = f"{one.id[:12]}, no younger than a suspicious one that nobody cleared"
     if last is not None and last.id in going and not slices:
         wrong = f"{last.id[:12]}, the last good one"
