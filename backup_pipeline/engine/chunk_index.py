@@ -43,9 +43,8 @@ class ChunkIndex:
         self._inherited = inherited
         self._ids = bytearray()
         self._places = bytearray()
-        self._looks = (
-            bytearray()
-        )  # may be shorter than there are rows: of the rest nothing is known
+        # May be shorter than there are rows: of the rest nothing is known.
+        self._looks = bytearray()
         self._recent: dict[bytes, int] = {}
         self._runs: list[_Run] = []
         self._seen = bytearray()

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from backup_pipeline.engine.errors import DayUnavailable, SourceError
 from backup_pipeline.sources.base import VANISHED, Reader, Source, Unreadable
@@ -20,7 +20,7 @@ from backup_pipeline.sources.delta_log import (
     commit_actions,
     committed_ms,
 )
-from backup_pipeline.sources.listing import Item, ListedSource
+from backup_pipeline.sources.listing import Item, Listing
 from backup_pipeline.sources.table_files import Found, TableFiles, open_table_files
 
 __all__ = ["DeltaSource", "open_delta"]
@@ -37,7 +37,7 @@ def open_delta(options: Mapping[str, Any], *, exclude: Sequence[str], day: date 
     return DeltaSource(options)
 
 
-class DeltaSource(ListedSource):
+class DeltaSource(Listing):
     """One version of a Delta table, the newest when it was scanned.
 
     Consistency: the version as a whole, pinned by its number. A writer that goes on meanwhile
@@ -165,10 +165,6 @@ class DeltaSource(ListedSource):
     def prefetch(self, entries: Sequence[tuple[bytes, int, str | None]]) -> None:
         """Begin to read what will be opened next, where that is far away."""
         self._files.announce([(path.decode(), size) for path, size, _ in entries])
-
-    def stream(self, path: str) -> BinaryIO:
-        """Entries are opened by ``open``."""
-        raise NotImplementedError
 
     def open(self, path: bytes, type: str, *, etag: str | None = None) -> Reader:
         """Open one file of the version.

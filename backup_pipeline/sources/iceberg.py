@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import fastavro
 from pyiceberg.catalog import load_catalog
@@ -21,7 +21,7 @@ from backup_pipeline.sources.base import UNREADABLE, VANISHED, Reader, Source, U
 from backup_pipeline.sources.bucket import Part
 from backup_pipeline.sources.iceberg_days import States, as_it_was
 from backup_pipeline.sources.iceberg_paths import metadata_path, relative_path, snapshot_of
-from backup_pipeline.sources.listing import Item, ListedSource
+from backup_pipeline.sources.listing import Item, Listing
 from backup_pipeline.sources.objects import ObjectReader
 from backup_pipeline.sources.table_files import WholeReader
 
@@ -37,7 +37,7 @@ def open_iceberg(options: Mapping[str, Any], *, exclude: Sequence[str], day: dat
     return IcebergSource(options)
 
 
-class IcebergSource(ListedSource):
+class IcebergSource(Listing):
     """One snapshot of an Iceberg table, the current one when it was scanned.
 
     Consistency: the snapshot as a whole, pinned by its id and by the metadata file that names it.
@@ -170,10 +170,6 @@ class IcebergSource(ListedSource):
         assert self._ahead is not None, "scanned first"
         uris = [(self._uris.get(path.decode()), size) for path, size, _ in entries]
         self._ahead.announce([(uri, size, "") for uri, size in uris if uri is not None])
-
-    def stream(self, path: str) -> BinaryIO:
-        """Entries are opened by ``open``."""
-        raise NotImplementedError
 
     def open(self, path: bytes, type: str, *, etag: str | None = None) -> Reader:
         """Open one file of the snapshot.

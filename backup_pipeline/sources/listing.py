@@ -25,7 +25,7 @@ from backup_pipeline.sources.base import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Item", "ListedSource", "batches"]
+__all__ = ["Item", "ListedSource", "Listing", "batches"]
 
 BATCH_ROWS = 8192
 
@@ -55,11 +55,11 @@ class Item:
     reason: str | None = None
 
 
-class ListedSource(Source):
-    """What is common to sources that list their entries and open each as a stream.
+class Listing(Source):
+    """What is common to sources that list their entries one by one.
 
-    A subclass gives ``items`` and ``stream``; ``fingerprint`` and ``scanned`` where its system
-    has something cheaper than a listing.
+    A subclass gives ``items`` and ``open``; ``fingerprint`` and ``scanned`` where its system has
+    something cheaper than a listing.
     """
 
     supports_as_of = False
@@ -72,18 +72,6 @@ class ListedSource(Source):
         Raises:
             SourceError: The dataset cannot be listed.
         """
-
-    @abstractmethod
-    def stream(self, path: str) -> BinaryIO:
-        """The bytes of an entry of the last listing, to be read from first to last.
-
-        Raises:
-            Unreadable: It cannot be opened, or is gone.
-        """
-
-    def details(self, path: str, size: int) -> Details:
-        """What is known of an entry once its ``size`` bytes were read."""
-        return Details(size=size)
 
     def fingerprint(self) -> str:
         """Over the listing; reads no content."""
@@ -99,6 +87,30 @@ class ListedSource(Source):
     def prefetch(self, entries: Sequence[tuple[bytes, int, str | None]]) -> None:
         """Nothing is read ahead."""
 
+    def as_of(self, day: date) -> Source:
+        """Only the present, where a subclass does not know better."""
+        raise DayUnavailable(
+            f"{self.describe()} only has its present state, not that of {day}",
+            "back it up on the day itself, or say `late: accept` to store its present state",
+        )
+
+
+class ListedSource(Listing):
+    """A listing each of whose entries is opened as a stream: ``items`` and ``stream`` are all that
+    a subclass has to give."""
+
+    @abstractmethod
+    def stream(self, path: str) -> BinaryIO:
+        """The bytes of an entry of the last listing, to be read from first to last.
+
+        Raises:
+            Unreadable: It cannot be opened, or is gone.
+        """
+
+    def details(self, path: str, size: int) -> Details:
+        """What is known of an entry once its ``size`` bytes were read."""
+        return Details(size=size)
+
     def open(self, path: bytes, type: str, *, etag: str | None = None) -> Reader:
         """Open one entry of the last scan.
 
@@ -107,13 +119,6 @@ class ListedSource(Source):
         """
         name = path.decode()
         return _StreamReader(self, name, self.stream(name) if type != "directory" else None)
-
-    def as_of(self, day: date) -> Source:
-        """Only the present, where a subclass does not know better."""
-        raise DayUnavailable(
-            f"{self.describe()} only has its present state, not that of {day}",
-            "back it up on the day itself, or say `late: accept` to store its present state",
-        )
 
 
 class _StreamReader:
