@@ -74,15 +74,15 @@ def _keys(plan: Plan, environ: Mapping[str, str]) -> Iterator[Finding]:
 def _store(runner: Runner, spec: StoreSpec) -> Iterator[Finding]:
     area = f"store {spec.name}"
     try:
-        probe = runner.probe(spec.name)
+        probe, locks = runner.probe(spec.name), runner.locks(spec.name)
     except BackupError as error:
         yield problem(area, error.message, error.hint)
         return
     for sentence in probe.problems:
         yield problem(area, f"{probe.url}: {sentence}", "choose another store, or mend this one")
     if probe.ok:
-        yield good(area, _probe_sentence(probe))
-    if spec.lock is not None and not probe.locks:
+        yield good(area, _probe_sentence(probe, locks))
+    if spec.lock is not None and not locks:
         yield problem(
             area,
             f"the plan asks for a lock ({spec.lock.mode}), and {probe.url} offers none",
@@ -98,11 +98,11 @@ def _store(runner: Runner, spec: StoreSpec) -> Iterator[Finding]:
         yield good(area, "the plan's key opens it")
 
 
-def _probe_sentence(probe: Probe) -> str:
-    locks = {True: "offers locks", False: "offers no locks", None: "does not say if it locks"}
+def _probe_sentence(probe: Probe, locks: bool | None) -> str:
+    said = {True: "offers locks", False: "offers no locks", None: "does not say if it locks"}
     return (
         f"{probe.url} can be read and written, creates names only once, its clock is"
-        f" {abs(probe.clock_skew_s):.0f} s off, and it {locks[probe.locks]}"
+        f" {abs(probe.clock_skew_s):.0f} s off, and it {said[locks]}"
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Begun in the background by a shell, which has such processes ignore it; tests interrupt
     # processes of theirs, which would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # begun by nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # tests talk to this machine only
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +41,20 @@ def _no_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     """Let no test remember how fast this machine restored."""
     state = tmp_path_factory.getbasetemp() / "state"
     monkeypatch.setenv("XDG_STATE_HOME", str(state))
+
+
+@pytest.fixture(autouse=True)
+def _no_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let no test find the modules that another one wrote, under the same name perhaps."""
+    written = tmp_path_factory.getbasetemp()
+    path, known = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in sys.modules.keys() - known:
+        # Asked for as an attribute, it would have a lazy module load.
+        file = getattr(sys.modules[name], "__dict__", {}).get("__file__")
+        if written in Path(file or os.devnull).parents:
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

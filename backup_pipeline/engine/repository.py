@@ -310,10 +310,13 @@ class Repository:
     Attributes:
         parity: Share of a pack's blocks that may rot and heal by themselves; each pack that is
             written gets a sidecar for it. 0 for none.
+        solid: Whether small files are compressed together with their neighbours. If not, what is
+            stored of one says nothing of another: each has a frame of its own.
     """
 
     def __init__(self, store: Store, prefix: str, keys: DatasetKeys) -> None:
         self.parity = 0.0
+        self.solid = True
         self.store = store
         self.prefix = prefix
         self.keys = keys

@@ -152,6 +152,10 @@ class PlanReader(SetReader):
         """Try a store out; raises where it cannot be reached."""
         return self._stores.store(store).probe()
 
+    def locks(self, store: str) -> bool | None:
+        """Whether a store can refuse deletion until a date; None where it does not say."""
+        return self._stores.store(store).locks()
+
     def unlock(self, store: str) -> None:
         """Open a store with the plan's keys.
 

@@ -255,3 +255,30 @@ def test_a_backfilled_day_is_measured_and_not_judged(tmp_path: Path) -> None:
     assert made.anomaly is not None and not rules(made) and made.anomaly["skipped"]
     assert made.day.isoformat() not in repository.state.suspicions.profile.days
     assert DAY not in repository.state.suspicions.profile.days
+
+
+def test_a_first_backup_looks_at_a_sample_and_that_tells_whether_names_are_true(
+    tmp_path: Path,
+) -> None:
+    """A dataset whose names never told the truth cannot begin to lie: a sample shows that, too."""
+    tree, count = tmp_path / "tree", 400
+    tree.mkdir()
+
+    def write(named: str, salt: int) -> None:
+        for number in range(count):
+            content = random.Random(f"{salt} {number}").randbytes(200)
+            (tree / f"{number:03}.{named}").write_bytes(content)
+
+    repository = make_repository(MemoryStore())
+    write("jpg", 1)
+    first = backup(repository, FilesSource(tree), day=DAY, **chain_of(repository, "full"))
+    assert first.anomaly is not None
+    said = first.anomaly["measure"]
+    assert (said["added"], said["added_bytes"]) == (count, 200 * count)
+    assert said["named"] == said["unlike"] and 0 < said["named"] < count / 2
+    write("jpg", 2)
+    day = DAY + timedelta(days=1)
+    second = backup(repository, FilesSource(tree), day=day, **chain_of(repository, "incremental"))
+    assert second.anomaly is not None
+    assert second.anomaly["measure"]["unlike"] == count, "what changed is looked at file by file"
+    assert "misnamed" not in rules(second)

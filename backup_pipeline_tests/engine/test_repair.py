@@ -422,3 +422,18 @@ def test_what_expires_during_a_repair_and_is_forgotten_does_not_stop_it(
     report = repair(repository, apply=True)
     assert old[0].id not in repository.state.snapshots
     assert report.ok and report.mended_count == len(packs)
+
+
+def test_a_file_that_grew_at_the_source_gives_back_what_it_still_begins_with(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path)
+    scene.write("log", 3 << 20)
+    scene.back_up("full")
+    for name in scene.names(0, "packs/"):
+        scene.damage(0, name, "delete")
+    with (scene.source / "log").open("ab") as file:
+        file.write(scene.chance.randbytes(1000))
+    report = scene.repair(0, source=True)
+    assert (report.from_source_bytes, report.lost_count) == (3 << 20, 0)
+    assert scene.restores(0, scene.open(0).snapshots()[-1].id) == set()

@@ -23,6 +23,7 @@ from backup_pipeline.engine.operations.drill import drill
 from backup_pipeline.engine.operations.restore import RestoreReport, restore
 from backup_pipeline.engine.repository import Repository
 from backup_pipeline.engine.store.memory import MemoryStore
+from backup_pipeline.engine.store.wrappers import CountingStore
 from backup_pipeline_tests.engine.repositories import back_up, make_repository
 from backup_pipeline_tests.engine.trees import (
     State,
@@ -453,6 +454,23 @@ def test_what_the_target_cannot_hold_is_named_and_the_rest_is_restored(
 
 
 @pytest.mark.slow
+def test_a_store_far_away_is_asked_for_twice_as_much_at_a_time(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "large.bin").write_bytes(random.Random(1).randbytes(48 * MIB))
+    asked: dict[int, int] = {}
+    for readers in (1, 6):
+        store = CountingStore(MemoryStore())
+        store.readers = readers
+        repository = make_repository(store)
+        snapshot = back_up(repository, source)
+        store.reset()
+        restore(repository, snapshot, tmp_path / f"by {readers}")
+        asked[readers] = store.calls["get"]
+        assert state_of(tmp_path / f"by {readers}") == state_of(source)
+    assert asked[6] < 0.7 * asked[1]
+
+
 def test_100_000_entries_go_there_and_back(repository: Repository, tmp_path: Path) -> None:
     source = tmp_path / "source"
     for folder in range(100):

@@ -18,15 +18,14 @@ import json
 import os
 import select
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from backup_pipeline_tests.faults.conversing import Conversation
 from backup_pipeline_tests.faults.mounts import lose_power
 
 __all__ = ["KILLED", "Launcher", "Ran"]
@@ -54,7 +53,7 @@ class Ran:
         self.said = said
 
 
-class Launcher:
+class Launcher(Conversation):
     """The test's side: starts the launching process, and ends it.
 
     Args:
@@ -65,14 +64,8 @@ class Launcher:
 
     def __init__(self, folder: Path, environ: dict[str, str], *, small: bool = True) -> None:
         self._log = folder / "said"
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(self._log), "small" if small else ""],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environ},
-        )
+        told = (str(self._log), "small" if small else "")
+        super().__init__(__name__, *told, limit_s=LIMIT_S, folder=folder, environ=environ)
 
     def __call__(
         self,
@@ -85,29 +78,10 @@ class Launcher:
         """Call the program and wait for its end; with ``good`` it must have exit code 0."""
         asked: dict[str, Any] = {"argv": argv, "kill_at": kill_at, "kill_after_s": kill_after_s}
         asked["power_of"] = os.fspath(power_of) if power_of else None
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
-        answer = json.loads(self._process.stdout.readline())
+        answer = self.ask(asked)
         ran = Ran(**answer, said=self._log.read_text(errors="replace"))
         assert not good or ran.code == 0, ran.said
         return ran
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(LIMIT_S)
-        self._process.stdout.close()
 
 
 class _Events:

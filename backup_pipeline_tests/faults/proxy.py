@@ -51,7 +51,8 @@ class Network:
         upstream: Host and port of the server.
         decide: Asked for every request what happens to it: ``""`` nothing, ``"slow-down"`` status
             503 without passing it on, ``"cut"`` the connection ends before it is passed on,
-            ``"lost"`` it is passed on and the connection ends before the answer.
+            ``"lost"`` it is passed on and the connection ends before the answer, ``"broken"`` it
+            ends between the head of the answer and its body, ``"torn"`` behind the first line.
         cut_after_bytes: The connection ends in the middle of a request or an answer, when so many
             more bytes in all have passed; None for never. Happens ``cuts`` times.
         cuts: How often.
@@ -135,7 +136,13 @@ class Network:
             answer = await back.readuntil(b"\r\n\r\n")
         if fate == "lost":
             return False
+        if fate == "torn":
+            writer.write(answer[: answer.index(b"\r\n") + 2])
+            await writer.drain()
+            return False
         writer.write(answer)
+        if fate == "broken":
+            return False
         status = answer.split(b" ", 2)[1]
         if verb != "HEAD" and status not in (b"204", b"304"):
             if b"transfer-encoding: chunked" in answer.lower():

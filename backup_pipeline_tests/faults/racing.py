@@ -13,15 +13,15 @@ import json
 import os
 import select
 import signal
-import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from backup_pipeline_tests.faults.conversing import Conversation
 
 __all__ = ["DAY", "Ended", "Races", "racer", "step"]
 
@@ -40,7 +40,7 @@ def racer(*steps: Mapping[str, Any], pause_at: int = 0) -> dict[str, Any]:
     return {"steps": steps, "pause_at": pause_at}
 
 
-class Races:
+class Races(Conversation):
     """The test's side: starts the process that forks, and ends it.
 
     Args:
@@ -49,42 +49,17 @@ class Races:
     """
 
     def __init__(self, folder: Path, stores: Mapping[str, Any]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(folder), json.dumps(stores)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+        super().__init__(__name__, str(folder), json.dumps(stores), limit_s=LIMIT_S)
 
     def __call__(self, *racers: Mapping[str, Any], free: bool = False) -> list[list[Ended]]:
         """Run them; how each step of each ended.
 
         Each is a dictionary: ``verb``, and what the verb returns, or ``error`` and ``message``.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"racers": racers, "free": free}) + "\n")
-        self._process.stdin.flush()
-        ended: list[list[Ended]] = json.loads(self._process.stdout.readline())
+        ended: list[list[Ended]] = self.ask({"racers": racers, "free": free})
         for one in (one for steps in ended for one in steps):
             assert "fault" not in one, one["fault"]
         return ended
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(LIMIT_S)
-        self._process.stdout.close()
 
 
 # -- what a racer does

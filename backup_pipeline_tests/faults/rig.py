@@ -132,11 +132,12 @@ class Rig:
             store.delete(
                 repository.log.name(min(number, repository.log.next_sequence - 1), twin=twin)
             )
-        self.damaged = self._damage_in(tier)
+        # What only the lost segment refers to shows once that is back.
+        self.damaged = self._damage_in(tier) | {*packs, segment}
 
     def check_no_worse(self, tier: str) -> None:
         """Fail where something is damaged that ``damage`` had not damaged."""
-        assert self._damage_in(tier) <= self.damaged
+        assert self._damage_in(tier) - self.damaged == set()
 
     def _damage_in(self, tier: str) -> set[str]:
         repository = self.repository(tier)

@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from backup_pipeline.engine.errors import BackupError, ObjectExists, StoreUnavailable
+from backup_pipeline.engine.errors import BackupError, ObjectExists, ObjectMissing, StoreUnavailable
 from backup_pipeline.engine.format.record import Snapshot
-from backup_pipeline.engine.store import Store, open_store, s3, s3_settings
+from backup_pipeline.engine.store import Store, again, open_store, s3, s3_settings
 from backup_pipeline.engine.store.base import Content
 from backup_pipeline.engine.store.wrappers import WrappedStore
 from backup_pipeline.s3_server import S3Server
@@ -124,7 +124,7 @@ def of_requests(*numbers: int, fate: str) -> Callable[[Request], str]:
 
 @pytest.mark.faults
 @pytest.mark.promise("errors")
-@pytest.mark.parametrize("fate", ["slow-down", "cut", "lost"])
+@pytest.mark.parametrize("fate", ["slow-down", "cut", "lost", "broken"])
 def test_a_request_that_fails_is_repeated(
     folder: Path, s3_server: S3Server, fate: str, cases: Cases
 ) -> None:
@@ -156,9 +156,10 @@ def test_requests_that_all_fail_are_given_up_soon(
             failed = bench.run(f"{fate} from {first} on")
             assert isinstance(failed, StoreUnavailable)
             if fate == "slow-down":
-                assert "SlowDown" in failed.message
+                # The answer to a HEAD has no body, and so no code.
+                assert "SlowDown" in failed.message or "status 503" in failed.message
             asked = [one.path for one in net.requests[first - 1 :]]
-            assert max(map(asked.count, asked)) <= (RETRIES + 1) * s3.PUT_ATTEMPTS
+            assert max(map(asked.count, asked)) <= (RETRIES + 1) * again.ATTEMPTS
             net.decide = lambda request: ""
             bench.check()
             cases.add()
@@ -258,6 +259,48 @@ def test_pauses_between_attempts_grow_and_are_never_the_same(cases: Cases) -> No
             firsts.append(pauses[0])
             cases.add()
     assert statistics.pstdev(firsts) > 0.001
+
+
+def absent(store: Store) -> None:
+    with pytest.raises(ObjectMissing):
+        store.get("a/b/2")
+
+
+def past_the_end(store: Store) -> None:
+    assert bytes(store.get("a/b/1", 3)) == b""
+
+
+@pytest.mark.promise("errors")
+@pytest.mark.parametrize(
+    "ask",
+    [
+        pytest.param(lambda store: list(store.list("a/")), id="list"),
+        pytest.param(lambda store: store.list_names("a/"), id="names"),
+        pytest.param(lambda store: store.get("a/b/1"), id="get"),
+        pytest.param(absent, id="absent"),
+        pytest.param(past_the_end, id="past-the-end"),
+        pytest.param(lambda store: store.put("a/b/1", b"one"), id="put-again"),
+    ],
+)
+def test_an_answer_that_breaks_off_is_asked_for_again(
+    s3_server: S3Server, ask: Callable[[Store], Any], cases: Cases
+) -> None:
+    with network(s3_server.endpoint) as net:
+        options = s3_server.options(f"s3://backups/{secrets.token_hex(6)}")
+        store = open_store({**options, "endpoint": net.endpoint})
+        store.put("a/b/1", b"one")
+        expected = ask(store)
+        for times in range(1, again.ATTEMPTS):
+            first = len(net.requests) + 1
+            net.decide = of_requests(*range(first, first + times), fate="broken")
+            assert ask(store) == expected
+            assert len(net.requests) >= first + times
+            cases.add()
+        first = len(net.requests) + 1
+        net.decide = lambda request: "broken"
+        with pytest.raises(StoreUnavailable, match="did not answer"):
+            ask(store)
+        assert len(net.requests) - first < again.ATTEMPTS * (RETRIES + 1)
 
 
 @pytest.mark.promise("committed")

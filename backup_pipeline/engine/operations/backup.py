@@ -246,7 +246,8 @@ class _Backup:
             if not run.taken_up:
                 repository.log.append(run.body)
 
-        packer = Packer(repository, run.id, run.content_key, index, announce)
+        looked_at = self.watch.looked_at
+        packer = Packer(repository, run.id, run.content_key, index, announce, looked_at=looked_at)
         chunker = Chunker(repository.keys.chunker_seed)
         try:
             reader = EntryReader(self.source, packer, index, chunker, self.meter, self._keep)

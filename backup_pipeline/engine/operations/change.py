@@ -55,11 +55,13 @@ class ChangeMeter:
 
     Args:
         pairing: Whether what is new is held against what is gone; in vain where nothing was before.
+        sampled: Whether what nobody looked at is counted and passed over.
     """
 
-    def __init__(self, *, pairing: bool = True) -> None:
+    def __init__(self, *, pairing: bool = True, sampled: bool = False) -> None:
         self._measure = Measure()
         self._pairing = pairing
+        self._sampled = sampled
         self._gone: list[_Files] = []
         self._added: list[_Files] = []
 
@@ -77,6 +79,11 @@ class ChangeMeter:
         if looks is None:
             looks = np.zeros(len(rows), np.uint8)
         chosen = _with_content(rows) if same is None else _with_content(rows) & ~same
+        if self._sampled:
+            unseen = chosen & (looks == 0)
+            self._measure.added += int(unseen.sum())
+            self._measure.added_bytes += int(rows.column("size").to_numpy()[unseen].sum())
+            chosen &= ~unseen
         if not chosen.any():
             return
         rows, looks = rows.filter(pa.array(chosen)), looks[chosen]

@@ -237,7 +237,7 @@ class EntryContent:
             pa.Table.from_arrays([pa.ListArray.from_arrays(offsets, part)], ["chunks"])
         )
         lost: list[Loss] = []
-        for content in self._snapshot.fetcher().contents(plan.fetches()):
+        for content in self._snapshot.fetcher().contents(plan):
             for _, at, piece in content.pieces:
                 put(at, piece)
             lost += content.lost

@@ -315,7 +315,7 @@ class Donors:
             return
         bad = self._bad.setdefault(id(donor), set())
         with Fetcher(donor, tolerant=tolerant) as fetcher:
-            for content in fetcher.contents(FramePlan(_as_rows(places)).fetches()):
+            for content in fetcher.contents(FramePlan(_as_rows(places))):
                 for number, _, piece in content.pieces:
                     identity = places[number].id
                     if missing.pop(identity, None) is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -46,7 +46,8 @@ __all__ = [
 ]
 
 FETCH_BYTES = 8 * 1024 * 1024  # at most so much is read in one request
-UNFOLDED_BYTES = 4 * 1024 * 1024  # of more than one frame
+UNFOLDED_BYTES = 4 * 1024 * 1024  # of more than one frame in a request
+FAR_UNFOLDED_BYTES = 8 * 1024 * 1024  # the same, where each request has far to go
 _PLACE = itemgetter(0, 1)
 GAP_BYTES = 64 * 1024  # frames this near to each other are read in one request
 MOST_FAILURES = 3  # of requests one after another; the store is not asked any more then
@@ -167,8 +168,12 @@ class FramePlan:
         if (inner.astype(np.int64) + size > raw).any():
             raise DamageError("the manifest names a chunk outside of its frame")
 
-    def fetches(self) -> Iterator[Fetch]:
-        """The same, gathered into requests."""
+    def fetches(self, unfolded_bytes: int) -> Iterator[Fetch]:
+        """The same, gathered into requests.
+
+        Args:
+            unfolded_bytes: How long the raw frames of one are at most, if there are several.
+        """
         pack = b""
         batch: list[FetchedFrame] = []
         raw = 0
@@ -177,7 +182,7 @@ class FramePlan:
                 name != pack
                 or frame.offset > batch[-1].offset + batch[-1].stored + GAP_BYTES
                 or frame.offset + frame.stored - batch[0].offset > FETCH_BYTES
-                or raw + frame.raw > UNFOLDED_BYTES
+                or raw + frame.raw > unfolded_bytes
             ):
                 yield _fetch(pack, batch)
                 batch, raw = [], 0
@@ -254,6 +259,7 @@ class Fetcher:
         self._failures = 0
         self._identity_key = repository.keys.identity
         self._local = threading.local()
+        self._far = repository.store.readers > 1
         self._threads = max(thread_count(), repository.store.readers)
         self._pool = ThreadPoolExecutor(self._threads, "fetch")
 
@@ -267,10 +273,10 @@ class Fetcher:
         """End its threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def contents(self, fetches: Iterable[Fetch]) -> Iterator[Content]:
+    def contents(self, plan: FramePlan) -> Iterator[Content]:
         """What came of each request, in their order; damage is noted, and not raised."""
         coming: deque[Future[Content]] = deque()
-        for fetch in fetches:
+        for fetch in plan.fetches(FAR_UNFOLDED_BYTES if self._far else UNFOLDED_BYTES):
             coming.append(self._pool.submit(self._content, fetch))
             if len(coming) > self._threads + 1:
                 yield coming.popleft().result()
@@ -322,7 +328,7 @@ class Fetcher:
     def _read(self, fetch: Fetch) -> memoryview:
         path = self._repository.pack_path(fetch.pack)
         try:
-            if fetch.length > FETCH_BYTES:
+            if self._far or fetch.length > FETCH_BYTES:  # only files are read into a buffer
                 return memoryview(self._repository.store.get(path, fetch.offset, fetch.length))
             buffer: bytearray | None = getattr(self._local, "buffer", None)
             if buffer is None:

@@ -33,6 +33,7 @@ from backup_pipeline.engine.operations.in_place_report import InPlaceReport
 from backup_pipeline.engine.operations.moves import Moves, from_text
 from backup_pipeline.engine.operations.readback import mismatches
 from backup_pipeline.engine.operations.restore import restore_chosen
+from backup_pipeline.engine.operations.restore_report import MOST_NAMED
 from backup_pipeline.engine.operations.rows import MADE, rows_of
 from backup_pipeline.engine.operations.selection import Batches, select
 from backup_pipeline.engine.operations.side import Begun, Side, Step, begun_in
@@ -41,8 +42,6 @@ from backup_pipeline.engine.progress import Meter, Report
 from backup_pipeline.engine.repository import Repository
 
 __all__ = ["begun_in", "drop", "restore_in_place", "settle"]
-
-MOST_NAMED = 100
 
 
 def settle() -> None:
@@ -222,7 +221,7 @@ class _InPlace:
         result.kept_files = sum(files for files, _ in kept)
         result.kept_bytes = sum(size for _, size in kept)
         for path, reason in delta.lost:
-            result.lose(printable(path), reason)
+            result.lose(path, reason)
         for notice in delta.notices:
             result.notice(notice)
 
@@ -314,9 +313,9 @@ class _InPlace:
             setattr(result, name, getattr(staged, name))
         result.written_files += staged.skipped_files  # restored before an interruption
         result.damaged_packs, result.elsewhere = staged.damaged_packs, staged.elsewhere
-        for one in staged.damage:
-            result.lose(one["path"], one["reason"])
-        result.damage_count += staged.damage_count - len(staged.damage)
+        result.ok = result.ok and not staged.damage_count
+        result.damage += staged.damage
+        result.damage_count += staged.damage_count
         for notice in staged.notices:
             result.notice(notice)
 
@@ -340,7 +339,7 @@ class _InPlace:
         settle()
         self.meter.enter("reading back")
         for path, reason in self._differences(steps):
-            result.differ(printable(path), reason)
+            result.differ(path, reason)
         result.verified = not result.mismatches
         begun.phase, begun.verified = "done", result.verified
         if not steps:

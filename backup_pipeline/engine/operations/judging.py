@@ -16,6 +16,10 @@ from backup_pipeline.engine.suspicions import CLEAR
 
 __all__ = ["Watch", "carried", "clear"]
 
+SAMPLE = 32
+"""How many of a segment's small files are looked at in a first backup. It is compared with nothing,
+and judged by nothing: all that later ones ask of it is how true its names are."""
+
 
 class Watch:
     """Watches a run for what is unusual.
@@ -29,6 +33,7 @@ class Watch:
     Attributes:
         compared: The snapshot that what is read is held against.
         meter: Takes in what changed.
+        looked_at: How many small files of a segment are to be looked at; None: all.
     """
 
     def __init__(
@@ -43,7 +48,9 @@ class Watch:
         if not gate.slices:
             self.compared = newest if newest is None or _newer(newest, reference) else reference
         self.aside = self.compared if differs and self.compared is newest else None
-        self.meter = ChangeMeter(pairing=self.compared is not None)
+        sampled = self.compared is None and not gate.slices
+        self.looked_at = SAMPLE if sampled else None
+        self.meter = ChangeMeter(pairing=self.compared is not None, sampled=sampled)
 
     def verdict(self, identity: str, files: int, size_bytes: int) -> dict[str, Any]:
         """What the record of the snapshot with this id says."""

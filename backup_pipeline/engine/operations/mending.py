@@ -90,7 +90,7 @@ class Mending:
         self.donors.require()
         rest = {chunk.id for chunk in chunks} - brought
         if rest and self.source is not None:
-            rows = self.live_rows(("path", "type", "size", "etag", "chunks"))
+            rows = self.live_rows(("path", "type", "chunks"))
             for identity, content in chunks_of_source(
                 self.source, rows, rest, self.repository.keys.identity, self.donors.note
             ):

@@ -135,6 +135,7 @@ class Packer:
         content_key: The run's content key.
         index: What is stored already; places of new chunks are entered.
         before_first: Called once before the first pack is written.
+        looked_at: How many of a segment's small files are looked at; default: all.
     """
 
     def __init__(
@@ -144,6 +145,8 @@ class Packer:
         content_key: bytes,
         index: ChunkIndex,
         before_first: Callable[[], None],
+        *,
+        looked_at: int | None = None,
     ) -> None:
         self._repository = repository
         self._keys = repository.keys
@@ -152,6 +155,7 @@ class Packer:
         self._run = run
         self._content_key = content_key
         self._index = index
+        self._looked_at = looked_at
         self._before_first: Callable[[], None] | None = before_first
         self._first_lock = threading.Lock()
         self._pack_lock = threading.Lock()
@@ -302,8 +306,16 @@ class Packer:
         rows: Sequence[int],
     ) -> None:
         raw = buffer[: sum(size for size, _ in members)]
-        self._index.note_looks(rows, looks_of(raw, [size for size, _ in members]))
-        self._store_frame(compressor.compress(raw, solid=True), len(raw), members, rows)
+        looks = looks_of(raw, [size for size, _ in members], most=self._looked_at)
+        self._index.note_looks(rows, looks)
+        if self._repository.solid:
+            self._store_frame(compressor.compress(raw, solid=True), len(raw), members, rows)
+        else:
+            start = 0
+            for member, row in zip(members, rows, strict=True):
+                alone = raw[start : start + member[0]]
+                self._store_frame(compressor.compress(alone), len(alone), [member], [row])
+                start += len(alone)
         self.buffers.give_back(buffer)
 
     def _do_chunks(

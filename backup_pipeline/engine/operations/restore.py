@@ -345,7 +345,7 @@ class _Restore:
             assembly.begin(rows, plan.row_bytes, beside)
             self._copy_near(work, table, plan)
             lost: list[Loss] = []
-            for content in fetcher.contents(plan.fetches()):
+            for content in fetcher.contents(plan):
                 assembly.put(content.pieces)
                 lost += content.lost
                 if len(lost) >= MOST_LOST:

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from backup_pipeline.engine.operations.restore_report import RestoreReport
 from backup_pipeline.engine.operations.rows import COLUMNS
 from backup_pipeline.engine.progress import Meter, Report
 from backup_pipeline.engine.repository import Repository
+from backup_pipeline.engine.scratch import ScratchFolder
 from backup_pipeline.engine.segments import Entries
 from backup_pipeline.engine.store.s3_settings import S3Settings
 from backup_pipeline.engine.store.uploads import Refused, Stored, Uploads, Wanted
@@ -84,13 +86,10 @@ def restore_objects(
     meter.enter("comparing with what is there")
     uploads = Uploads(settings)
     run = _Restore(repository, snapshot, donors, uploads, result, meter)
-    place = Path(tempfile.mkdtemp(prefix="backup-restore-", dir=scratch))
-    try:
+    with closing(ScratchFolder(scratch)) as place:
         meter.enter("comparing" if dry_run else "writing")
         for rows in _batches(entries, include):
-            run.batch(rows, place)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+            run.batch(rows, place.path)
     if include and not result.entries:
         raise NotFound(
             f"nothing in snapshot {snapshot.id[:12]} of {snapshot.dataset} matches"

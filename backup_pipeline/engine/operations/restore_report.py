@@ -7,14 +7,14 @@ from typing import Any
 
 from backup_pipeline.engine.manifest import printable
 
-__all__ = ["RestoreReport"]
+__all__ = ["MOST_NAMED", "Outcome", "RestoreReport"]
 
-MOST_NOTICES = 100
+MOST_NAMED = 100
 
 
 @dataclass(slots=True)
-class RestoreReport:
-    """What a restore did, or under ``dry_run`` would do.
+class Outcome:
+    """What any restore says of itself, or under ``dry_run`` of what it would do.
 
     Attributes:
         ok: Whether every wanted entry is there and right.
@@ -23,9 +23,7 @@ class RestoreReport:
         bytes: Their logical bytes.
         written_files: Files written.
         written_bytes: Their logical bytes.
-        skipped_files: Files that were there and right already.
-        replaced_files: Other files and links that were, or would be, replaced.
-        fetched_bytes: Sealed bytes asked of the store for them.
+        fetched_bytes: Sealed bytes asked of stores for them.
         copied_bytes: Logical bytes that were copied from what stood there instead.
         elsewhere: Bytes that were had elsewhere for damaged packs, by tier; of this one where
             another of its packs held the same.
@@ -33,7 +31,7 @@ class RestoreReport:
         damage: Entries that could not be restored, with the reason.
         notices: What else is worth knowing.
         duration_s: Seconds it took.
-        speed_bytes_per_s: S = D / T over the bytes wanted.
+        speed_bytes_per_s: S = D / T.
         estimate: Under ``dry_run``: from where it would be read, how long that takes, and by which
             rate that is said.
     """
@@ -50,8 +48,6 @@ class RestoreReport:
     bytes: int = 0
     written_files: int = 0
     written_bytes: int = 0
-    skipped_files: int = 0
-    replaced_files: int = 0
     fetched_bytes: int = 0
     copied_bytes: int = 0
     elsewhere: dict[str, int] = field(default_factory=dict[str, int])
@@ -69,14 +65,27 @@ class RestoreReport:
 
     def notice(self, text: str) -> None:
         """Add a notice, up to a number that people still read."""
-        if len(self.notices) < MOST_NOTICES:
+        if len(self.notices) < MOST_NAMED:
             self.notices.append(text)
-        elif len(self.notices) == MOST_NOTICES:
+        elif len(self.notices) == MOST_NAMED:
             self.notices.append("and more")
 
     def lose(self, path: bytes, reason: str) -> None:
         """Note an entry that could not be restored."""
         self.ok = False
         self.damage_count += 1
-        if len(self.damage) < MOST_NOTICES:
+        if len(self.damage) < MOST_NAMED:
             self.damage.append({"path": printable(path), "reason": reason})
+
+
+@dataclass(slots=True)
+class RestoreReport(Outcome):
+    """What a restore did, or under ``dry_run`` would do; its speed is over the bytes wanted.
+
+    Attributes:
+        skipped_files: Files that were there and right already.
+        replaced_files: Other files and links that were, or would be, replaced.
+    """
+
+    skipped_files: int = 0
+    replaced_files: int = 0

@@ -63,7 +63,7 @@ class Stash:
 
     def add(self, identity: bytes, content: Buffer) -> None:
         """Store a chunk; it is durable once the stash is closed."""
-        if len(content) >= SOLID_LIMIT_BYTES:
+        if len(content) >= SOLID_LIMIT_BYTES or not self._repository.solid:
             self._frame([(len(content), identity)], memoryview(content), solid=False)
             return
         self._small.append((len(content), identity))

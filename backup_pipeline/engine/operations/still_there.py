@@ -28,12 +28,13 @@ def chunks_of_source(
 ) -> Iterator[tuple[bytes, bytes]]:
     """Chunks that files of the source still hold, each once.
 
-    A file is read where it has the size that a manifest says of it; a chunk's id decides, so one
-    that was changed in place gives what is left of the old content.
+    A file that is still listed is read from its beginning, whatever its size; a chunk's id decides.
+    So one that was changed in place or appended to gives what is left of the old content, and so
+    does what only has an estimate of its size, such as a database's table.
 
     Args:
         open_source: Opens the source.
-        rows: Manifest rows; ``path``, ``type``, ``size``, ``etag`` and ``chunks``.
+        rows: Manifest rows; ``path``, ``type`` and ``chunks``.
         ids: What is sought.
         identity_key: Names chunks.
         note: Is told why the source could not help.
@@ -47,9 +48,9 @@ def chunks_of_source(
                 for row in _needing(table, wanted):
                     key = (row["path"], row["type"])
                     sought = missing & {chunk["id"] for chunk in row["chunks"]}
-                    if not sought or there.get(key, (None,))[0] != row["size"]:
+                    if not sought or key not in there:
                         continue
-                    for identity, content in _pieces(source, row, there[key][1], identity_key):
+                    for identity, content in _pieces(source, row, there[key], identity_key):
                         if identity in missing:
                             missing.discard(identity)
                             yield identity, content
@@ -57,16 +58,16 @@ def chunks_of_source(
         note(f"the source could not help: {error.message}")
 
 
-def _listed(source: Source) -> dict[tuple[bytes, str], tuple[int, str | None]]:
-    """Size and etag of what has bytes, by path and type."""
-    found: dict[tuple[bytes, str], tuple[int, str | None]] = {}
+def _listed(source: Source) -> dict[tuple[bytes, str], str | None]:
+    """Etag of what has bytes, by path and type."""
+    found: dict[tuple[bytes, str], str | None] = {}
     for batch in source.scan():
-        names = ("path", "type", "size", "etag", "state")
-        for path, type, size, etag, state in zip(
+        names = ("path", "type", "etag", "state")
+        for path, type, etag, state in zip(
             *(batch.column(name).to_pylist() for name in names), strict=True
         ):
             if state == "good" and type in {"file", "object"}:
-                found[path, type] = (size, etag)
+                found[path, type] = etag
     return found
 
 

@@ -110,7 +110,6 @@ class Probe:
         writable: A new name could be written and read back.
         creates_once: A second write of other bytes to that name was refused.
         clock_skew_s: This machine's clock less the store's, in seconds.
-        locks: Whether the store can refuse deletion until a date; None where it would not say.
         problems: Why this store must not be used, one sentence each; empty for a good store.
     """
 
@@ -118,7 +117,6 @@ class Probe:
     writable: bool
     creates_once: bool
     clock_skew_s: float
-    locks: bool | None
     problems: tuple[str, ...] = ()
 
     @property
@@ -278,7 +276,7 @@ class Store(ABC):
             self._remove_probe(name)
         if abs(skew_s) > CLOCK_TOLERANCE.total_seconds():
             problems.append(f"its clock and this machine's differ by {abs(skew_s):.0f} seconds")
-        return Probe(self.url, writable, creates_once, skew_s, self.locks(), tuple(problems))
+        return Probe(self.url, writable, creates_once, skew_s, tuple(problems))
 
     def _refuses(self, name: str, content: bytes) -> bool:
         try:

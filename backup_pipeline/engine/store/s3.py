@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import random
 import re
 import time
 import urllib.error
@@ -22,6 +21,7 @@ from backup_pipeline.engine.errors import (
     ObjectMissing,
     StoreError,
 )
+from backup_pipeline.engine.store.again import ATTEMPTS, pause, repeat
 from backup_pipeline.engine.store.base import (
     Content,
     Store,
@@ -39,12 +39,12 @@ from backup_pipeline.engine.store.s3_errors import (
     no_answer,
     translate,
 )
-from backup_pipeline.engine.store.s3_settings import FIRST_PAUSE, RETRY_WINDOW, S3Settings
+from backup_pipeline.engine.store.s3_settings import RETRY_WINDOW, S3Settings
 
 if TYPE_CHECKING:
     from obstore.store import S3Store as Client
 
-__all__ = ["BULK_TIMEOUT", "PUT_ATTEMPTS", "QUICK_TIMEOUT", "S3Store", "open_s3"]
+__all__ = ["BULK_TIMEOUT", "QUICK_TIMEOUT", "S3Store", "open_s3"]
 
 QUICK_TIMEOUT: Final = timedelta(seconds=30)
 """Longest time for a request that moves little. A server that has fallen silent is asked again
@@ -53,9 +53,6 @@ within ``RETRY_WINDOW``, so it is given up after a minute and a half at most."""
 BULK_TIMEOUT: Final = timedelta(minutes=5)
 """Longest time for a request that moves much: 32 MiB at 1 Mbit/s take 4.5 minutes. It is longer
 than ``RETRY_WINDOW``, so a server that has fallen silent is given up after it."""
-
-PUT_ATTEMPTS: Final = 4
-"""How often a write is begun whose answer is lost, each time with ``RETRIES`` of its own."""
 
 _QUICK_BYTES: Final = 256 << 10
 _LIST_CHUNK: Final = 1000
@@ -98,7 +95,7 @@ class S3Store(Store):
         check_name(name)
         views = pieces(content)
         begun_s = time.monotonic()
-        for attempt in range(PUT_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             try:
                 self._write(name, views, "create")
                 return
@@ -109,9 +106,9 @@ class S3Store(Store):
                 # Of a server that is silent, the answer was waited for long enough.
                 late = time.monotonic() - begun_s > RETRY_WINDOW.total_seconds()
                 silent = late and is_timeout(error)
-                if silent or not is_lost_answer(error) or attempt == PUT_ATTEMPTS - 1:
+                if silent or not is_lost_answer(error) or attempt == ATTEMPTS - 1:
                     raise translate(self.settings, name, error) from error
-            time.sleep(random.uniform(0.5, 1.0) * FIRST_PAUSE.total_seconds() * 2**attempt)
+            pause(attempt)
         raise StoreError(f"{self.url}: {name} was made and deleted by others again and again")
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes | memoryview:
@@ -123,7 +120,7 @@ class S3Store(Store):
         span: Any = {"offset": offset} if length is None else (offset, offset + length)
         options: Any = {} if offset == 0 and length is None else {"range": span}
         try:
-            found = memoryview(obstore.get(client, name, options=options).bytes())
+            found = repeat(lambda: memoryview(obstore.get(client, name, options=options).bytes()))
         except (BaseError, OSError) as error:
             if not is_past_the_end(error):
                 raise translate(self.settings, name, error) from error
@@ -165,7 +162,7 @@ class S3Store(Store):
     def delete(self, name: str) -> None:
         check_name(name)
         try:
-            obstore.delete(self._quick, name)
+            repeat(lambda: obstore.delete(self._quick, name))
         except (BaseError, OSError) as error:
             ours = translate(self.settings, name, error)
             if not isinstance(ours, ObjectMissing):
@@ -228,11 +225,14 @@ class S3Store(Store):
 
     def _holds(self, name: str, views: list[memoryview]) -> bool:
         """Tell whether ``name`` is still there with these bytes; other bytes raise."""
-        try:
+        size_bytes = sum(len(view) for view in views)
+
+        def compare() -> bool:
             result = obstore.get(self._bulk, name)
-            same = result.meta["size"] == sum(len(view) for view in views) and _same(
-                result.stream(_COMPARE_BYTES), views
-            )
+            return result.meta["size"] == size_bytes and _same(result.stream(_COMPARE_BYTES), views)
+
+        try:
+            same = repeat(compare)
         except FileNotFoundError:
             return False
         except (BaseError, OSError) as error:
@@ -274,7 +274,7 @@ class S3Store(Store):
 
     def _try(self, name: str, ask: Callable[[], _Answer]) -> _Answer:
         try:
-            return ask()
+            return repeat(ask)
         except (BaseError, OSError) as error:
             raise translate(self.settings, name, error) from error
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from backup_pipeline.engine.errors import UsageError
+from backup_pipeline.engine.store.whole_answers import insist_on_whole_answers
 
 if TYPE_CHECKING:
     from obstore.store import S3Store as Client
@@ -190,7 +191,7 @@ class S3Settings:
             **config,
         )
         session = import_module("boto3").Session(profile_name=self.profile)
-        return session.client(
+        client = session.client(
             "s3",
             region_name=self.region or session.region_name or "us-east-1",
             endpoint_url=self.endpoint,
@@ -199,6 +200,8 @@ class S3Settings:
             aws_session_token=self.session_token,
             config=settings,
         )
+        insist_on_whole_answers(client, RETRIES, FIRST_PAUSE.total_seconds())
+        return client
 
     def _endpoint_of_bucket(self) -> str:
         assert self.endpoint is not None

@@ -305,7 +305,7 @@ def test_a_probe_finds_a_good_store_good_and_leaves_nothing(store: Store) -> Non
     assert probe.writable
     assert probe.creates_once
     assert abs(probe.clock_skew_s) < 5
-    assert probe.locks is False
+    assert store.locks() is False
     assert list(store.list()) == []
 
 
