@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import date
@@ -18,6 +17,7 @@ from typing import Any, BinaryIO, cast
 import duckdb
 
 from backup_pipeline.engine.errors import SourceError
+from backup_pipeline.engine.scratch import ScratchFolder
 from backup_pipeline.sources import duckdb_reader
 from backup_pipeline.sources.listing import Item, ListedSource
 from backup_pipeline.sources.single_file import state_of
@@ -91,7 +91,7 @@ class DuckdbSource(ListedSource):
         self._state: str | None = None
         self._reader: subprocess.Popen[bytes] | None = None
         self._sizes: dict[str, int] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: ScratchFolder | None = None
 
     def describe(self) -> str:
         """The file."""
@@ -157,10 +157,10 @@ class DuckdbSource(ListedSource):
                 else "is it a DuckDB database that this user may read, of a version that the"
                 " installed duckdb reads?",
             )
-        self._folder = tempfile.TemporaryDirectory(prefix="backup-duckdb-")
+        self._folder = ScratchFolder()
         try:
             with closing(duckdb.connect(str(self._path))) as connection:
-                copy_database(connection, Path(self._folder.name) / "copy")
+                copy_database(connection, self._folder.path / "copy")
         except duckdb.Error as error:
             raise SourceError(
                 f"{self.describe()} is open in this process in another way: {_line(error)}",
@@ -170,7 +170,7 @@ class DuckdbSource(ListedSource):
     def stream(self, path: str) -> BinaryIO:
         """The file's bytes."""
         if self._folder is not None:
-            return (Path(self._folder.name) / "copy").open("rb")
+            return (self._folder.path / "copy").open("rb")
         if self._reader is None:
             raise SourceError(f"{self.describe()} is closed", "run it again")
         place = self._path.absolute().with_name(path)
@@ -183,7 +183,7 @@ class DuckdbSource(ListedSource):
             self._reader.communicate()
             self._reader = None
         if self._folder is not None:
-            self._folder.cleanup()
+            self._folder.close()
             self._folder = None
 
 
@@ -193,7 +193,8 @@ class _FromReader(io.RawIOBase):
     def __init__(self, reader: subprocess.Popen[bytes], path: Path, size: int, place: str) -> None:
         super().__init__()
         assert reader.stdin and reader.stdout
-        self._pipe, self._rest, self._place = reader.stdout, size, place
+        self._reader, self._pipe, self._rest, self._place = reader, reader.stdout, size, place
+        self._answered = False
         try:
             reader.stdin.write(json.dumps(str(path)).encode() + b"\n")
             reader.stdin.flush()
@@ -201,8 +202,12 @@ class _FromReader(io.RawIOBase):
             raise self._ended() from None
 
     def _ended(self) -> SourceError:
+        self._rest, self._answered = 0, True  # nothing more will come
+        assert self._reader.stderr
+        said = self._reader.stderr.read().decode(errors="replace").strip().splitlines()
+        why = said[-1] if said else "the process that holds it open ended"
         return SourceError(
-            f"{self._place}: the process that holds it open ended", "run the backup again"
+            f"{self._place}: {why}", "run the backup again when nothing else writes to it"
         )
 
     def readable(self) -> bool:
@@ -210,9 +215,13 @@ class _FromReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer; 0 at the end."""
+        """Fill the buffer; 0 at the end, once the reader has said that nothing changed."""
         room = memoryview(buffer).cast("B")[: self._rest]
         if not len(room):
+            if not self._rest and not self._answered:
+                if self._pipe.readline() != b"\n":
+                    raise self._ended()
+                self._answered = True
             return 0
         count = self._pipe.readinto(room)  # type: ignore[attr-defined]
         if not count:
@@ -223,7 +232,7 @@ class _FromReader(io.RawIOBase):
     def close(self) -> None:
         """Take what was not read off the pipe."""
         scratch = bytearray(1024 * 1024)
-        while not self.closed and self._rest and self.readinto(scratch):
+        while not (self.closed or self._pipe.closed) and self.readinto(scratch):
             pass
         super().close()
 

@@ -32,7 +32,13 @@ from backup_pipeline.sources.postgres_layout import (
     table_path,
 )
 from backup_pipeline.sources.postgres_link import CopyStream, LargeObjectStream, Place, explained
-from backup_pipeline.sources.postgres_schema import Definitions, find_pg_dump
+from backup_pipeline.sources.postgres_needs import (
+    extensions_for,
+    read_extensions,
+    read_needs,
+    refuse_unmet,
+)
+from backup_pipeline.sources.postgres_schema import WHOLE, Definitions, Part, find_pg_dump
 
 __all__ = ["PostgresSource", "open_postgres"]
 
@@ -99,7 +105,7 @@ class PostgresSource(ListedSource):
             raise explained(error, self.describe(), "asking for its state") from None
 
     def _digest(self, row: Any) -> str:
-        said = repr((row, self._choice, self._with_large_objects, 1))
+        said = repr((row, self._choice, self._with_large_objects, 2))
         return hashlib.sha256(said.encode()).hexdigest()
 
     def scanned(self) -> str | None:
@@ -163,14 +169,12 @@ class PostgresSource(ListedSource):
         )
 
     def _check(self, catalogue: Catalogue, tables: Sequence[Table]) -> None:
-        """Refuse what could not be read, or not be loaded again, before anything is read.
+        """Refuse what could not be read, before anything is read.
 
         Raises:
-            SourceError: A privilege is missing, or a chosen table refers to one that is not.
+            SourceError: A privilege is missing, or row-level security hides rows.
         """
-        chosen = {one.oid for one in tables if self._choice.has_rows(one)}
-        names = {one.oid: one.full_name for one in tables}
-        wanted = [one for one in tables if one.oid in chosen or one.kind == "p"]
+        wanted = [one for one in tables if one.kind == "p" or self._choice.has_rows(one)]
         refused = [one for one in wanted if not one.readable]
         if refused:
             role = catalogue.role()
@@ -191,10 +195,20 @@ class PostgresSource(ListedSource):
                     f" role {role}, so the backup would lack them",
                     f"ALTER ROLE {role} BYPASSRLS, or exclude the table",
                 )
+
+    def _check_references(self, tables: Sequence[Table]) -> None:
+        """Refuse rows that point to rows that are left out.
+
+        Raises:
+            SourceError: A foreign key of a chosen table would not hold.
+        """
+        chosen = {one.oid for one in tables if self._choice.has_rows(one)}
+        names = {one.oid: one.full_name for one in tables}
+        for one in tables:
             lost = [oid for oid in one.refers_to if one.oid in chosen and oid not in chosen]
             lost = [oid for oid in lost if not _is_partitioned(tables, oid)]
             if lost:
-                other = names.get(lost[0], "a table outside the chosen schemas")
+                other = names.get(lost[0], "a table of an extension")
                 raise SourceError(
                     f"{self.describe()}: {one.full_name} has a foreign key to {other}, whose rows"
                     " are left out, so it could not be loaded again",
@@ -213,8 +227,34 @@ class PostgresSource(ListedSource):
             return False
         return True
 
+    def _part(self, link: psycopg.Connection[Any], tables: Sequence[Table]) -> Part:
+        """Which definitions are read: pg_dump can only read those of tables the role may read.
+
+        Raises:
+            SourceError: What is chosen could not be loaded without what is not.
+        """
+        catalogue = Catalogue(link, self._choice)
+        schemas = catalogue.schemas() if self._choice.schemas else None
+        if schemas == []:
+            raise SourceError(
+                f"{self.describe()} has no schema like {', '.join(self._choice.schemas)}",
+                "look at `schemas` in the plan",
+            )
+        hidden = [one for one in tables if not one.readable and not self._choice.has_rows(one)]
+        oids = [one.oid for one in hidden]
+        if schemas is None and not hidden:
+            return WHOLE
+        needs, role = read_needs(link, oids), catalogue.role()
+        grants = {one.oid: f"GRANT SELECT ON TABLE {one.quoted} TO {role}" for one in hidden}
+        refuse_unmet(self.describe(), needs, schemas, grants)
+        extensions = extensions_for(read_extensions(link), needs, schemas) if schemas else ()
+        without = (*(one.quoted for one in hidden), *catalogue.sequences_of(oids))
+        return Part(tuple(schemas or ()), tuple(extensions), without)
+
     def _listing(self, link: psycopg.Connection[Any], tables: Sequence[Table]) -> list[Item]:
         catalogue = Catalogue(link, self._choice)
+        part = self._part(link, tables)
+        self._check_references(tables)
         description = self._describe(link, tables)
         chosen = [one for one in tables if self._choice.has_rows(one)]
         sizes = catalogue.sizes(chosen)
@@ -233,9 +273,9 @@ class PostgresSource(ListedSource):
             owners += [f"ALTER LARGE OBJECT {one.number} OWNER TO {owner};", *one.grants]
             numbers.append(one.number)
             items.append(self._large_object(link, one.number))
-        texts = self._definitions(link, description, tables)
+        texts = self._definitions(link, description, part)
         texts[OWNERS_AFTER] += _lines(owners)
-        texts[SEQUENCES] = _lines(catalogue.sequences())
+        texts[SEQUENCES] = _lines(catalogue.sequences(part.without))
         texts[VIEWS] = _lines(catalogue.materialized_views())
         texts[ROLES] = _lines(catalogue.roles())
         texts[DESCRIPTION] = description.encode()
@@ -263,34 +303,22 @@ class PostgresSource(ListedSource):
         return Description(link.info.dbname, version, encoding, collation, character_type, files)
 
     def _definitions(
-        self, link: psycopg.Connection[Any], description: Description, tables: Sequence[Table]
+        self, link: psycopg.Connection[Any], description: Description, part: Part
     ) -> dict[str, bytes]:
-        program = find_pg_dump(self._pg_dump, description.server_version)
+        program = find_pg_dump(self._pg_dump, max(description.server_version, part.oldest_pg_dump))
         [snapshot] = link.execute("SELECT pg_export_snapshot()").fetchone() or ("",)
-        schemas = Catalogue(link, self._choice).schemas() if self._choice.schemas else []
-        if self._choice.schemas and not schemas:
-            raise SourceError(
-                f"{self.describe()} has no schema like {', '.join(self._choice.schemas)}",
-                "look at `schemas` in the plan",
-            )
-        selection = [f"--schema={identifier(name)}" for name in schemas]
-        selection += [
-            f"--exclude-table={one.quoted}"
-            for one in tables
-            if not one.readable and not self._choice.has_rows(one)
-        ]
         reader = Definitions(
             program,
             self._place.conninfo(),
             self._place.environ(),
             snapshot,
             description.client_encoding,
-            selection,
+            part,
         )
         before, owners_before = reader.section("pre-data")
         after, owners_after = reader.section("post-data")
         return {
-            BEFORE_ROWS: before,
+            BEFORE_ROWS: part.beforehand() + before,
             OWNERS_BEFORE: owners_before,
             AFTER_ROWS: after,
             OWNERS_AFTER: owners_after,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -57,8 +57,10 @@ ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
 
 _SEQUENCES: Final = """
 SELECT n.nspname, c.relname, has_schema_privilege(n.oid, 'USAGE') AND
-  has_sequence_privilege(c.oid, 'SELECT')
+  has_sequence_privilege(c.oid, 'SELECT'), o.refobjid
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_depend o ON o.classid = 'pg_class'::regclass AND o.objid = c.oid
+  AND o.refclassid = 'pg_class'::regclass AND o.deptype IN ('a', 'i')
 WHERE c.relkind = 'S' AND c.relpersistence <> 't'
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
     AND d.objid = c.oid AND d.deptype = 'e')
@@ -186,6 +188,10 @@ def _matches(name: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
+def _quoted(row: Sequence[Any]) -> str:
+    return f"{identifier(row[0])}.{identifier(row[1])}"
+
+
 class Catalogue:
     """Reads the catalogue of the database that a connection is of.
 
@@ -221,14 +227,30 @@ class Catalogue:
         names = [name for (name,) in self._rows(query) if name != "information_schema"]
         return [name for name in names if self._choice.has_schema(name)]
 
-    def sequences(self) -> Iterator[str]:
+    def sequences_of(self, tables: Iterable[int]) -> list[str]:
+        """The sequences, as SQL takes them, that columns of some tables own.
+
+        Args:
+            tables: The tables' numbers.
+        """
+        owners = set(tables)
+        return [_quoted(row) for row in self._rows(_SEQUENCES) if row[3] in owners]
+
+    def sequences(self, left_out: Collection[str]) -> Iterator[str]:
         """The statements that set the sequences to where they are.
+
+        Args:
+            left_out: Those to pass over, as SQL takes them.
 
         Raises:
             SourceError: The role may not read one.
         """
-        found = [row for row in self._rows(_SEQUENCES) if self._choice.has_schema(row[0])]
-        refused = [f"{identifier(row[0])}.{identifier(row[1])}" for row in found if not row[2]]
+        found = [
+            row
+            for row in self._rows(_SEQUENCES)
+            if self._choice.has_schema(row[0]) and _quoted(row) not in left_out
+        ]
+        refused = [_quoted(row) for row in found if not row[2]]
         if refused:
             raise SourceError(
                 f"the role may not read sequence {refused[0]}"
@@ -236,10 +258,7 @@ class Catalogue:
                 f"GRANT SELECT ON SEQUENCE {refused[0]} TO {self.role()}",
             )
         for start in range(0, len(found), _AT_ONCE):
-            names = [
-                f"{identifier(schema)}.{identifier(name)}"
-                for schema, name, _ in found[start : start + _AT_ONCE]
-            ]
+            names = [_quoted(row) for row in found[start : start + _AT_ONCE]]
             queries = (f"SELECT {text(name)}, last_value, is_called FROM {name}" for name in names)
             for name, value, called in self._rows(" UNION ALL ".join(queries)):
                 yield f"SELECT pg_catalog.setval({text(name)}, {value}, {str(called).lower()});"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import select
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +20,22 @@ __all__ = ["CopyStream", "LargeObjectStream", "Place", "explained"]
 OLDEST_VERSION = 130000
 LOCK_WAIT = "60s"
 PIECE_BYTES = 1024 * 1024
+SLICE_S = 0.1
+"""How long one wait for the server lasts, before it is asked for again."""
+
+CANCEL_S = 10
+"""How long a server may take to leave off a COPY, before its connection is given up."""
+
 _READ = 0x40000
+
+_DEFAULTS = {
+    "connect_timeout": "10",
+    "application_name": "backup_pipeline",
+    # A server that is gone without a word is noticed within two minutes.
+    "keepalives_idle": "60",
+    "keepalives_interval": "10",
+    "keepalives_count": "6",
+}
 
 _SETTINGS = (
     "statement_timeout = 0",
@@ -56,8 +73,7 @@ class Place:
             ) from None
         if password:
             self._parts["password"] = password
-        self._parts.setdefault("connect_timeout", "10")
-        self._parts.setdefault("application_name", "backup_pipeline")
+        self._parts = {**_DEFAULTS, **self._parts}
 
     def describe(self) -> str:
         """Where it is, without its password."""
@@ -93,6 +109,8 @@ class Place:
             link: psycopg.Connection[Any] = psycopg.connect(
                 make_conninfo("", **self._parts), autocommit=True
             )
+            if link.info.server_version >= OLDEST_VERSION:
+                _set_up(link)
         except psycopg.Error as error:
             raise SourceError(
                 f"{self.describe()} cannot be connected to: {_plain(error)}",
@@ -105,12 +123,19 @@ class Place:
                 f"{self.describe()} is version {version}; 13 is the oldest that is read",
                 "update the server, or back up the files that pg_dump writes",
             )
+        return link
+
+
+def _set_up(link: psycopg.Connection[Any]) -> None:
+    try:
         for setting in _SETTINGS:
             link.execute(f"SET {setting}".encode())
         [encoding] = link.execute("SHOW server_encoding").fetchone() or ("UTF8",)
         if encoding not in ("UTF8", b"UTF8", "SQL_ASCII", b"SQL_ASCII"):
             link.execute("SET client_encoding = 'UTF8'")
-        return link
+    except BaseException:
+        link.close()
+        raise
 
 
 def _plain(error: psycopg.Error) -> str:
@@ -133,17 +158,18 @@ def explained(error: psycopg.Error, place: str, doing: str) -> SourceError:
         psycopg.errors.LockNotAvailable: "something holds it locked; look at pg_locks, and run the"
         " backup when that has ended",
         psycopg.errors.OutOfMemory: "raise max_locks_per_transaction, or choose fewer schemas",
-        psycopg.OperationalError: "nothing was committed, for the rest would be of another moment;"
+        psycopg.Error: "nothing was committed, for the rest would be of another moment;"
         " see the server's log, and run the backup again",
     }
-    hint = next((hint for kind, hint in hints.items() if isinstance(error, kind)), None)
+    hint = next(hint for kind, hint in hints.items() if isinstance(error, kind))
     return SourceError(f"{place}: {doing}: {_plain(error)}", hint)
 
 
 class CopyStream(io.RawIOBase):
     """What one COPY … TO STDOUT gives, row by row, as a stream.
 
-    It reads through libpq's own call: psycopg's ``copy`` takes three times as long a row.
+    It reads through libpq's own call: psycopg's ``copy`` takes three times as long a row. It waits
+    by itself, in slices: where libpq does, no other thread runs, nor does a signal's handler.
 
     Args:
         link: A connection inside a transaction.
@@ -157,6 +183,8 @@ class CopyStream(io.RawIOBase):
         self._link, self._place, self._doing = link, place, doing
         self._row = memoryview(b"")
         self._ended = False
+        self._coming = select.poll()
+        self._coming.register(link.fileno(), select.POLLIN)
         self._execute(b"SAVEPOINT reading", pq.ExecStatus.COMMAND_OK)
         self._execute(query.encode(), pq.ExecStatus.COPY_OUT)
 
@@ -176,7 +204,10 @@ class CopyStream(io.RawIOBase):
         try:
             while filled < len(room):
                 if not row:
-                    count, row = (-1, row) if self._ended else fetch(0)
+                    count, row = (-1, row) if self._ended else fetch(1)
+                    if count == 0:
+                        self._wait()
+                        continue
                     if count < 0:
                         self._finish()
                         break
@@ -190,6 +221,11 @@ class CopyStream(io.RawIOBase):
         finally:
             self._row = row
         return filled
+
+    def _wait(self) -> None:
+        """Take what the server has sent, once there is any; at most for a slice."""
+        self._coming.poll(SLICE_S * 1000)
+        self._link.pgconn.consume_input()  # also where none is seen to come: TLS may hold some back
 
     def _finish(self) -> None:
         """Take the result behind the last row; it says whether all of them came."""
@@ -214,17 +250,36 @@ class CopyStream(io.RawIOBase):
         """Stop; the transaction goes on, also where rows were left."""
         if not self._ended and not self._link.closed:
             self._ended = True
-            pgconn = self._link.pgconn
-            pgconn.get_cancel().cancel()
             try:
-                while pgconn.get_copy_data(0)[0] > 0:
-                    pass
+                self._link.cancel_safe(timeout=CANCEL_S)
+                self._drain(time.monotonic() + CANCEL_S)
             except psycopg.Error:
-                pass  # says that it was cancelled
-            while pgconn.get_result() is not None:
-                pass
-            self._execute(b"ROLLBACK TO SAVEPOINT reading", pq.ExecStatus.COMMAND_OK)
+                self._link.close()
+            else:
+                self._execute(b"ROLLBACK TO SAVEPOINT reading", pq.ExecStatus.COMMAND_OK)
         super().close()
+
+    def _drain(self, end: float) -> None:
+        """Leave the rest of the rows, and what says that they were cancelled."""
+        pgconn = self._link.pgconn
+        while True:
+            try:
+                count, _ = pgconn.get_copy_data(1)
+            except psycopg.Error:
+                break  # says that it was cancelled
+            if count < 0:
+                break
+            if count == 0:
+                self._wait_before(end)
+        while pgconn.is_busy():
+            self._wait_before(end)
+        while pgconn.get_result() is not None:
+            pass
+
+    def _wait_before(self, end: float) -> None:
+        if time.monotonic() > end:
+            raise psycopg.OperationalError("the server does not answer")
+        self._wait()
 
 
 class LargeObjectStream(io.RawIOBase):

@@ -29,6 +29,7 @@ from backup_pipeline.sources.postgres_link import Place
 __all__ = ["load"]
 
 PIECE_BYTES = 1024 * 1024
+COMMITTING = "committing"
 _WRITE = 0x20000
 
 _NOT_EMPTY = """
@@ -63,19 +64,26 @@ def load(directory: str, url: str, *, report: Callable[[str], None]) -> dict[str
     description = _read(top)
     place = Place(url)
     with closing(_connect(place, description)) as link:
-        _refuse_unless_empty(link, place)
         loading = _Loading(link, top, description, report)
         try:
+            link.execute(f"SET client_encoding = '{description.client_encoding}'".encode())
+            _refuse_unless_empty(link, place)
             with link.transaction():
                 loading.run()
-            link.execute("ANALYZE")
+                loading.doing = COMMITTING
         except psycopg.Error as error:
             said = " ".join(str(error.diag.message_primary or error).split())
             context = f" ({error.diag.context})" if error.diag.context else ""
+            hint = f"nothing was changed there; the copy is in {directory}"
+            if link.closed and loading.doing == COMMITTING:
+                hint = (
+                    "whether the server did it is not known: look with psql's \\d *.* whether the"
+                    " tables are there, all of them or none; if there are none, load again"
+                )
             raise SourceError(
-                f"{place.describe()}: {loading.doing}: {said}{context}",
-                f"nothing was changed there; the copy is in {directory}",
+                f"{place.describe()}: {loading.doing}: {said}{context}", hint
             ) from None
+        loading.analyze()
     return loading.answer(place)
 
 
@@ -111,7 +119,6 @@ def _connect(place: Place, description: Description) -> psycopg.Connection[Any]:
             f"the copy is of PostgreSQL {newer}, and {place.describe()} is {older}",
             f"load it into PostgreSQL {newer} or newer",
         )
-    link.execute(f"SET client_encoding = '{description.client_encoding}'".encode())
     return link
 
 
@@ -178,6 +185,14 @@ class _Loading:
         self._attempt(b"SET LOCAL session_replication_role = replica")  # event triggers rest
         self._owners(OWNERS_AFTER)
         self._script(VIEWS)
+
+    def analyze(self) -> None:
+        """Gather statistics; all is loaded, also where that fails."""
+        try:
+            self._link.execute("ANALYZE")
+        except psycopg.Error as error:
+            said = " ".join(str(error.diag.message_primary or error).split())
+            self._notices.append(f"all is loaded, but ANALYZE failed: {said}; run it with psql")
 
     def _say(self, doing: str) -> None:
         self.doing = doing

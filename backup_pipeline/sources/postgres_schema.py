@@ -8,11 +8,15 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
 
 from backup_pipeline.engine.errors import SourceError
+from backup_pipeline.sources.postgres_layout import identifier
+from backup_pipeline.sources.postgres_needs import Extension
 
-__all__ = ["Definitions", "find_pg_dump", "owners_of"]
+__all__ = ["WHOLE", "Definitions", "Part", "find_pg_dump", "owners_of"]
 
 _PLACES = (
     "/usr/lib/postgresql/*/bin/pg_dump",
@@ -21,6 +25,45 @@ _PLACES = (
 )
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 _TOKEN = re.compile(rb"^\\(un)?restrict \S+$", re.M)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The part of a database whose definitions are read.
+
+    Attributes:
+        schemas: Its schemas; none for all.
+        extensions: The extensions that come with them.
+        without: Tables that are left out with all that they own, as SQL takes them.
+    """
+
+    schemas: tuple[str, ...] = ()
+    extensions: tuple[Extension, ...] = ()
+    without: tuple[str, ...] = ()
+
+    @property
+    def oldest_pg_dump(self) -> int:
+        """The version that pg_dump needs at least: that of its option ``--extension``, or any."""
+        return 140000 if self.extensions else 0
+
+    def options(self) -> list[str]:
+        """How pg_dump is told of it."""
+        return [
+            *(f"--schema={identifier(one)}" for one in self.schemas),
+            *(f"--extension={identifier(one.name)}" for one in self.extensions),
+            *(f"--exclude-table={one}" for one in self.without),
+        ]
+
+    def beforehand(self) -> bytes:
+        """SQL that makes the schemas of its extensions that pg_dump does not make."""
+        there = {*self.schemas, "pg_catalog"}
+        needed = sorted({one.schema for one in self.extensions} - there)
+        return "".join(
+            f"CREATE SCHEMA IF NOT EXISTS {identifier(one)};\n" for one in needed
+        ).encode()
+
+
+WHOLE: Final = Part()
 
 
 class Definitions:
@@ -32,7 +75,7 @@ class Definitions:
         environ: Variables for it, the password among them.
         snapshot: The exported snapshot's name.
         encoding: Of what it writes.
-        selection: Options that say which schemas and tables.
+        part: What of the database.
     """
 
     def __init__(
@@ -42,14 +85,14 @@ class Definitions:
         environ: Mapping[str, str],
         snapshot: str,
         encoding: str,
-        selection: Sequence[str],
+        part: Part,
     ) -> None:
         self._environ = environ
         self._command = [
             program,
             *("--schema-only", "--no-tablespaces", "--no-security-labels", "--no-subscriptions"),
             *("--lock-wait-timeout=60s", "--no-password", f"--snapshot={snapshot}"),
-            *(f"--encoding={encoding}", f"--dbname={conninfo}", *selection),
+            *(f"--encoding={encoding}", f"--dbname={conninfo}", *part.options()),
         ]
 
     def section(self, name: str) -> tuple[bytes, bytes]:
@@ -72,7 +115,7 @@ class Definitions:
             [*self._command, *options], env=self._environ, capture_output=True, check=False
         )
         if done.returncode:
-            said = done.stderr.decode(errors="replace").strip()
+            said = " ".join(done.stderr.decode(errors="replace").split())
             raise SourceError(
                 f"pg_dump could not read the definitions: {said}",
                 "the role needs USAGE on the schemas and SELECT on the tables; see"

@@ -112,6 +112,27 @@ def test_nobody_writes_while_it_is_read(tmp_path: Path) -> None:
     assert not subprocess.run(write, capture_output=True, check=False).returncode
 
 
+@pytest.mark.parametrize("by_bytes", [-5000, 5000, 0])
+def test_what_a_program_that_heeds_no_lock_changes_meanwhile_is_one_clear_error(
+    tmp_path: Path, by_bytes: int
+) -> None:
+    file = tmp_path / "lake.duckdb"
+    make(file)
+    work = HOLDER.replace("sys.stdin.readline()", "")
+    subprocess.run([sys.executable, "-c", work, str(file)], check=False, capture_output=True)
+    with closing(open_source("duckdb", {"path": str(file)})) as opened:
+        assert sum(len(batch) for batch in opened.scan()) == 2
+        with file.open("r+b") as other:
+            other.write(b"X")
+            other.truncate(file.stat().st_size + by_bytes)
+        reader = opened.open(b"lake.duckdb", "object")
+        with pytest.raises(SourceError, match=r"changed while it was read.*\n?.*again"):
+            while reader.read_into(memoryview(bytearray(1024 * 1024))):
+                pass
+        with pytest.raises(SourceError, match="ended"):
+            opened.open(b"lake.duckdb.wal", "object").finish()
+
+
 def test_the_process_that_writes_backs_up_one_moment(tmp_path: Path) -> None:
     file = tmp_path / "lake.duckdb"
     make(file)

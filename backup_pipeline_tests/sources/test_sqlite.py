@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -106,6 +107,19 @@ def test_the_fingerprint_tells_every_change_and_no_reading(tmp_path: Path, mode:
     assert again.read_bytes == 0
 
 
+def test_the_fingerprint_through_a_link_tells_what_was_written_to_the_log(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    file, link = tmp_path / "far" / "notes.db", tmp_path / "notes.db"
+    link.symlink_to(file)
+    make(file, "wal")
+    opened = open_source("sqlite", {"path": str(link)})
+    before = opened.fingerprint()
+    with closing(sqlite3.connect(file)) as writer, writer:
+        writer.execute("INSERT INTO done VALUES (NULL)")
+        writer.commit()
+        assert opened.fingerprint() != before
+
+
 def test_what_a_crashed_writer_left_in_the_log_is_in_the_copy(tmp_path: Path) -> None:
     file = tmp_path / "notes.db"
     make(file, "wal")
@@ -164,3 +178,58 @@ def test_what_is_no_database_or_locked_is_one_clear_error(
         opened.open(b"notes.db", "object")
     assert not file.exists(), "looking for it does not make it"
     opened.close()
+
+
+def copied(file: Path) -> int:
+    """How long its copy is."""
+    with closing(open_source("sqlite", {"path": str(file)})) as opened:
+        assert list(opened.scan())
+        opened.open(b"notes.db", "object").finish()
+    return file.stat().st_size
+
+
+@pytest.mark.parametrize(("by_bytes", "message"), [(1, "1 of .* pages"), (None, "has 0 bytes")])
+def test_a_truncated_database_is_refused(
+    tmp_path: Path, by_bytes: int | None, message: str
+) -> None:
+    file = tmp_path / "notes.db"
+    make(file, "delete")
+    os.truncate(file, copied(file) - by_bytes if by_bytes else 0)
+    with pytest.raises(SourceError, match=message):
+        copied(file)
+
+
+def test_what_a_truncated_database_lacks_may_stand_in_its_log(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    file, link = tmp_path / "far" / "notes.db", tmp_path / "notes.db"
+    link.symlink_to(file)
+    make(file, "wal")
+    before = file.stat().st_size
+    grow = "PRAGMA wal_autocheckpoint = 0; INSERT INTO done VALUES (zeroblob(999999))"
+    crash = "import os, sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript(sys.argv[2])"
+    subprocess.run([sys.executable, "-c", f"{crash}; os._exit(1)", file, grow], check=False)
+    assert copied(link) == before, "most of it stands in the log"
+    os.truncate(file, before // 2)
+    with pytest.raises(SourceError, match="is truncated"):
+        copied(link)
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_what_other_programs_change_under_the_copy_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    file = tmp_path / "notes.db"
+    make(file, mode)
+    whole = copied(file)
+
+    class Cut(sqlite3.Connection):
+        def backup(self, *to: Any, **how: Any) -> None:
+            os.truncate(file, whole // 2)
+            super().backup(*to, **how)
+
+    def connect(url: str) -> sqlite3.Connection:
+        return sqlite3.connect(url, uri=True, isolation_level=None, factory=Cut)
+
+    monkeypatch.setattr("backup_pipeline.sources.sqlite._connect", connect)
+    with pytest.raises(SourceError, match=r"changed while it was read"):
+        copied(file)
