@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any, Final
 
 from backup_pipeline.engine.errors import ObjectMissing, SourceError, StoreError, StoreUnavailable
+from backup_pipeline.engine.store.again import repeat
 from backup_pipeline.engine.store.s3 import BULK_TIMEOUT
 from backup_pipeline.engine.store.s3_errors import (
     code_of,
@@ -247,9 +248,13 @@ class Bucket:
             options["range"] = span
         if version is not None:
             options["version"] = version
-        try:
+
+        def get() -> tuple[Any, memoryview]:
             found = obstore.get(self._obstore, key, options=options)
-            content = memoryview(found.bytes())
+            return found, memoryview(found.bytes())
+
+        try:
+            found, content = repeat(get)
         except PreconditionError as error:
             raise Replaced from error
         except Exception as error:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from backup_pipeline.engine.errors import DayUnavailable, SourceError, UsageError
+from backup_pipeline.engine.store.again import ATTEMPTS, is_broken_off, pause, repeat
 from backup_pipeline.sources.base import UNREADABLE, VANISHED, Source, Unreadable
 from backup_pipeline.sources.bucket import Listed, Part, Replaced
 from backup_pipeline.sources.objects import ObjectsSource
@@ -51,10 +52,9 @@ class CloudBucket:
 
         try:
             if prefix and not prefix.endswith("/"):
-                yield [_listed(obstore.head(self._store, prefix))]
+                yield [_listed(repeat(lambda: obstore.head(self._store, prefix)))]
                 return
-            for page in obstore.list(self._store, prefix or None, chunk_size=_PAGE):
-                yield [_listed(found) for found in page]
+            yield from self._pages(prefix)
         except Exception as error:
             if isinstance(error, FileNotFoundError) and prefix and not prefix.endswith("/"):
                 yield []
@@ -64,6 +64,25 @@ class CloudBucket:
                     f"{self._place} does not exist", "check the url in the plan"
                 ) from error
             raise self._failed(error) from error
+
+    def _pages(self, prefix: str) -> Iterator[list[Listed]]:
+        """All pages; where one breaks off, the listing goes on behind the one before it."""
+        import obstore
+
+        last: str | None = None
+        broken = 0
+        while True:
+            try:
+                listing = obstore.list(self._store, prefix or None, offset=last, chunk_size=_PAGE)
+                for page in listing:
+                    yield [_listed(found) for found in page]
+                    last, broken = page[-1]["path"], 0
+                return
+            except Exception as error:
+                broken += 1
+                if broken == ATTEMPTS or not is_broken_off(error):
+                    raise
+            pause(broken - 1)
 
     def newest(self, key: str) -> Listed:
         """Describe what a key holds now.
@@ -86,9 +105,13 @@ class CloudBucket:
         options: Any = {"if_match": etag}
         if length is not None:
             options["range"] = (offset, offset + length)
-        try:
+
+        def get() -> tuple[Any, memoryview]:
             found = obstore.get(self._store, key, options=options)
-            content = memoryview(found.bytes())
+            return found, memoryview(found.bytes())
+
+        try:
+            found, content = repeat(get)
         except PreconditionError as error:
             raise Replaced from error
         except Exception as error:

@@ -17,8 +17,8 @@ from backup_pipeline.sources.delta_log import (
     Log,
     State,
     checkpoint_actions,
-    commit_actions,
     committed_ms,
+    whole_commit,
 )
 from backup_pipeline.sources.listing import Item, Listing
 from backup_pipeline.sources.table_files import Found, TableFiles, open_table_files
@@ -26,6 +26,9 @@ from backup_pipeline.sources.table_files import Found, TableFiles, open_table_fi
 __all__ = ["DeltaSource", "open_delta"]
 
 _LISTINGS: Final = 3
+_DAMAGED: Final = (
+    "its log is damaged: restore the file that is named from a backup of the table, if there is one"
+)
 _HINT: Final = f"name the directory or prefix that holds {LOG}"
 # Clocks of several writers may differ: a later commit may bear an earlier time. So many commits
 # are looked at beside the one that a search by halves finds.
@@ -109,7 +112,7 @@ class DeltaSource(Listing):
             except Gap as error:
                 raise SourceError(
                     f"{self.describe()}: version {version} cannot be read: {error}",
-                    "its log is damaged; a reader of Delta would say so too",
+                    _DAMAGED,
                 ) from error
             except Unreadable as error:
                 # The log may be cleaned up behind a listing; a new one shows what took its place.
@@ -150,11 +153,15 @@ class DeltaSource(Listing):
             self._apply_checkpoint(state, part.name)
         if state.sidecars:
             wanted = set(state.sidecars)
-            names += [one for one in self._files.listing(f"{LOG}/_sidecars") if one.name in wanted]
+            listed = [one for one in self._files.listing(f"{LOG}/_sidecars") if one.name in wanted]
+            if missing := wanted - {one.name for one in listed}:
+                reason = f"its checkpoint names {min(missing)}, which is not listed"
+                raise Unreadable(VANISHED, reason)
+            names += listed
             for name in list(state.sidecars):
                 self._apply_checkpoint(state, name)
         for commit in commits:
-            for action in commit_actions(self._files.read(commit.name)):
+            for action in whole_commit(commit.name, self._files.read(commit.name)):
                 state.apply(action)
         return state, names
 
@@ -253,10 +260,12 @@ class _Times:
         if version not in self._known:
             found = self._log.commits[version]
             try:
-                said = committed_ms(self._files.read(found.name))
+                said = committed_ms(found.name, self._files.read(found.name))
             except Unreadable as error:
                 message = f"{self._files.describe()}: {found.name} cannot be read: {error.reason}"
                 raise SourceError(message) from error
+            except Gap as error:
+                raise SourceError(f"{self._files.describe()}: {error}", _DAMAGED) from error
             self._known[version] = found.mtime_ns // 1_000_000 if said is None else said
         return self._known[version]
 

@@ -28,6 +28,7 @@ __all__ = [
     "checkpoint_actions",
     "commit_actions",
     "committed_ms",
+    "whole_commit",
 ]
 
 LOG: Final = "_delta_log"
@@ -59,10 +60,14 @@ _Z85: Final = (
     "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 )
 _UUID_CHARACTERS: Final = 20
+# Modes of a write that takes no file out, and the names of its metrics by delta-rs and Spark.
+_PLAIN_MODES: Final = ("Append", "ErrorIfExists")
+_FILES_WRITTEN: Final = ("num_added_files", "numFiles", "numAddedFiles")
+_ROWS_WRITTEN: Final = ("num_added_rows", "numOutputRows")
 
 
 class Gap(Exception):
-    """The log has not all that a version is made of; it was cleaned up."""
+    """The log has not all that a version is made of: it was cleaned up, or is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,18 +254,69 @@ def _z85(text: str) -> bytes:
     return b"".join(number.to_bytes(4, "big") for number in numbers)
 
 
-def commit_actions(content: bytes) -> Iterator[Mapping[str, Any]]:
-    """The actions of a commit, in their order."""
-    for line in content.splitlines():
-        if line.strip():
+def commit_actions(name: str, content: bytes) -> Iterator[Mapping[str, Any]]:
+    """The actions of a commit, in their order.
+
+    Raises:
+        Gap: It has none, or ends within one.
+    """
+    lines = [line for line in content.splitlines() if line.strip()]
+    if not lines:
+        raise Gap(f"{name} is empty")
+    for line in lines:
+        try:
             yield json.loads(line)
+        except ValueError as error:
+            raise Gap(f"{name} is damaged: {error}") from error
+
+
+def whole_commit(name: str, content: bytes) -> list[Mapping[str, Any]]:
+    """The actions of a commit, held against what it says that it wrote.
+
+    Only of plain writes it is known what their metrics count. Spark counts empty files as well,
+    which it then leaves out, so fewer files will do if they have all the rows.
+
+    Raises:
+        Gap: It has none, ends within one, or has fewer than it says.
+    """
+    actions = list(commit_actions(name, content))
+    info: Mapping[str, Any] = next(filter(None, (one.get("commitInfo") for one in actions)), {})
+    mode = (info.get("operationParameters") or {}).get("mode")
+    if info.get("operation") == "WRITE" and mode in _PLAIN_MODES:
+        adds = [add for one in actions if (add := one.get("add")) is not None]
+        files, rows = (_metric(info, names) for names in (_FILES_WRITTEN, _ROWS_WRITTEN))
+        if len(adds) < files and sum(map(_rows, adds)) < rows:
+            raise Gap(f"{name} is cut short: it names {len(adds)} of the {files} files it wrote")
+    return actions
+
+
+def _metric(info: Mapping[str, Any], names: Iterable[str]) -> int:
+    """A count under the first of its names that a writer used; 0 where there is none."""
+    metrics = info.get("operationMetrics") or {}
+    return int(next((metrics[name] for name in names if name in metrics), 0))
+
+
+def _rows(add: Mapping[str, Any]) -> int:
+    """How many rows a file has; 0 where the log does not say."""
+    return json.loads(add.get("stats") or "{}").get("numRecords") or 0
 
 
 def checkpoint_actions(name: str, content: bytes) -> Iterator[Mapping[str, Any]]:
-    """The actions of a checkpoint, of one of its parts, or of a sidecar."""
+    """The actions of a checkpoint, of one of its parts, or of a sidecar.
+
+    Raises:
+        Gap: It is damaged.
+    """
     if name.endswith(".json"):
-        yield from commit_actions(content)
+        yield from commit_actions(name, content)
         return
+    try:
+        yield from _parquet_actions(content)
+    except (ValueError, OSError) as error:  # Arrow's errors are of these
+        raise Gap(f"{name} is damaged: {error}") from error
+
+
+def _parquet_actions(content: bytes) -> Iterator[Mapping[str, Any]]:
     import pyarrow.parquet as pq
 
     file: Any = pq.ParquetFile(io.BytesIO(content))
@@ -278,9 +334,13 @@ def _wanted(has: set[str]) -> list[str]:
     return columns
 
 
-def committed_ms(content: bytes) -> int | None:
-    """When a commit says that it was made, in ms since 1970; None where it does not say."""
-    for action in commit_actions(content):
+def committed_ms(name: str, content: bytes) -> int | None:
+    """When a commit says that it was made, in ms since 1970; None where it does not say.
+
+    Raises:
+        Gap: It is damaged.
+    """
+    for action in commit_actions(name, content):
         info = action.get("commitInfo")
         if info is not None:
             stamp = info.get("inCommitTimestamp") or info.get("timestamp")

@@ -18,6 +18,24 @@ __all__ = ["FsspecSource", "open_fsspec"]
 
 _ETAGS: Final = ("etag", "ETag", "e_tag", "md5Hash", "content_md5", "generation", "checksum")
 _TIMES: Final = ("mtime", "LastModified", "last_modified", "modified", "updated", "timeModified")
+# Names the protocols that fsspec does not speak well enough, why, and what to do instead.
+_REFUSED: Final = {
+    **dict.fromkeys(
+        ("ftp", "ftps"),
+        (
+            "fsspec takes a listing that an FTP server refuses for an empty folder, so files would"
+            " be missed in silence",
+            "use sftp:// if the server speaks it, or mount it and name the path",
+        ),
+    ),
+    **dict.fromkeys(
+        ("sftp", "ssh"),
+        (
+            "sftp:// has a source of its own",
+            "write `sftp: {url: sftp://host/path}` in place of fsspec",
+        ),
+    ),
+}
 
 
 class FsspecSource(ListedSource):
@@ -33,7 +51,7 @@ class FsspecSource(ListedSource):
         exclude: Globs over paths relative to the URL; what they match is left out.
 
     Raises:
-        UsageError: fsspec cannot open it.
+        UsageError: fsspec cannot open it, or does not speak its protocol well enough.
     """
 
     kind = "fsspec"
@@ -42,6 +60,7 @@ class FsspecSource(ListedSource):
     def __init__(self, options: Mapping[str, Any], *, exclude: Sequence[str] = ()) -> None:
         self._url = str(options.get("url", ""))
         more = dict(options.get("options") or {})
+        self._refuse(more.get("target_protocol"))
         try:
             self._fs, root = fsspec.core.url_to_fs(self._url, use_listings_cache=False, **more)
         except ImportError as error:
@@ -49,7 +68,11 @@ class FsspecSource(ListedSource):
                 f"{self.describe()}: {error}", "install what fsspec asks for, then try again"
             ) from error
         except Exception as error:
-            raise UsageError(f"{self.describe()} cannot be opened: {error}") from error
+            reason = " ".join((str(error) or type(error).__name__).split())
+            raise UsageError(
+                f"{self.describe()} cannot be opened: {reason}",
+                "check the url, and that `options` has what fsspec takes for its protocol",
+            ) from error
         self._root = str(root).rstrip("/")
         self._base = self._root
         self._exclude = excluder(exclude)
@@ -98,6 +121,13 @@ class FsspecSource(ListedSource):
         """The bytes of a file; ``open`` is what the engine uses."""
         return self._fs.open(self._place(path), "rb")
 
+    def _refuse(self, target: Any) -> None:
+        links = [link.partition("://")[0] for link in self._url.split("::")]
+        for protocol in (*links, target):
+            if protocol in _REFUSED:
+                why, hint = _REFUSED[protocol]
+                raise UsageError(f"{self.describe()} cannot be backed up: {why}", hint)
+
     def _walk(self, folder: str, found: list[Item]) -> None:
         try:
             entries = self._fs.ls(self._place(folder), detail=True)
@@ -109,7 +139,7 @@ class FsspecSource(ListedSource):
             return
         kept = 0
         for info in entries:
-            name = str(info["name"]).rstrip("/").rpartition("/")[2]
+            name = self._name(folder, str(info["name"]))
             path = f"{folder}/{name}" if folder else name
             if not name or (self._exclude is not None and self._exclude(path.encode())):
                 continue
@@ -123,6 +153,25 @@ class FsspecSource(ListedSource):
                 found.append(self._item(path, info))
         if folder and not kept:
             found.append(Item(folder, type="directory"))
+
+    def _name(self, folder: str, listed: str) -> str:
+        """The name of what a folder lists; empty for the mark of the folder itself in a bucket.
+
+        Raises:
+            SourceError: It lies elsewhere, so that walking on might never end.
+        """
+        place = self._place(folder)
+        for bare in (str, self._fs._strip_protocol):
+            above, inside = bare(place).strip("/"), bare(listed).strip("/")
+            if inside == above and listed.endswith("/"):
+                return ""
+            if inside != above and inside.rpartition("/")[0] == above:
+                return inside.rpartition("/")[2]
+        raise SourceError(
+            f"{self.describe()} cannot be listed: its folder {place} lists {listed}, which does not"
+            " lie in it",
+            "unpack or mount it, and name the path",
+        )
 
     def _item(self, path: str, info: Mapping[str, Any]) -> Item:
         try:

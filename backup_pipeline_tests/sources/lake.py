@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from backup_pipeline.engine.operations.restore import restore
 from backup_pipeline.engine.repository import Repository, unlock_store
 from backup_pipeline.engine.store.memory import MemoryStore
 from backup_pipeline.sources.base import Source
+from backup_pipeline_tests.pages import DOCS, fences
 
 __all__ = ["Keeper", "blocks", "run", "tree"]
 
@@ -66,8 +66,7 @@ def tree(root: Path) -> dict[str, tuple[bytes, int]]:
 
 def blocks(page: str, language: str) -> list[str]:
     """The blocks of code in one language that a page of the documentation shows."""
-    text = (ROOT / "docs" / page).read_text()
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    return [code for shown, code in fences((DOCS / page).read_text()) if shown == language]
 
 
 def run(*arguments: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -14,6 +15,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
@@ -319,6 +321,99 @@ def test_what_cannot_be_had_whole_is_refused(
     action(tmp_path / "table", **actions)
     with pytest.raises(SourceError, match=message):
         list(source(tmp_path / "table").scan())
+
+
+@pytest.mark.parametrize("version", [1, 3, 4])
+@pytest.mark.parametrize("end", ["nothing", "blank", "no add", "all but one add", "half", "head"])
+def test_a_commit_that_was_cut_is_refused(tmp_path: Path, version: int, end: str) -> None:
+    root = tmp_path / "table"
+    for _ in range(5):
+        content = pa.table({"a": [1, 2], "place": ["x", "y"]})
+        write_deltalake(root, content, mode="append", partition_by=["place"])
+    commit = root / f"_delta_log/{version:020d}.json"
+    whole = commit.read_bytes()
+    info, add = whole.splitlines(keepends=True)[:2]
+    left = {"nothing": b"", "blank": b"\n", "no add": info, "all but one add": info + add}
+    commit.write_bytes(left.get(end, whole[: len(whole) // 2 if end == "half" else 20]))
+    with pytest.raises(SourceError, match=f"{version}.json is (empty|damaged|cut short)") as caught:
+        list(source(root).scan())
+    assert "\nHINT: " in str(caught.value)
+    if version == 1 and end in ("nothing", "head"):  # the search for a day reads it
+        with pytest.raises(SourceError, match=f"{version}.json is (empty|damaged)"):
+            source(root).as_of(date(2026, 1, 1))
+
+
+def test_a_checkpoint_that_was_cut_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "table"
+    write_deltalake(root, pa.table({"a": [1]}))
+    DeltaTable(root).create_checkpoint()
+    [checkpoint] = (root / "_delta_log").glob("*.parquet")
+    whole = checkpoint.read_bytes()
+    for end in (0, 100, len(whole) - 1):
+        checkpoint.write_bytes(whole[:end])
+        with pytest.raises(SourceError, match=r"checkpoint\.parquet is damaged"):
+            list(source(root).scan())
+
+
+def test_a_sidecar_that_a_checkpoint_names_is_never_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, log = tmp_path / "table", tmp_path / "table/_delta_log"
+    write_deltalake(root, pa.table({"a": [1]}))
+    actions = [json.loads(line) for line in (log / f"{0:020d}.json").read_text().splitlines()]
+    (log / "_sidecars").mkdir()
+    adds = [action["add"] for action in actions if "add" in action]
+    fields = ("path", "size", "modificationTime")
+    rows = [{"add": {field: add[field] for field in fields}} for add in adds]
+    pq.write_table(pa.Table.from_pylist(rows), log / "_sidecars/one.parquet")
+    actions = [action for action in actions if "metaData" in action or "protocol" in action]
+    actions.append({"sidecar": {"path": "one.parquet", "sizeInBytes": 1, "modificationTime": 1}})
+    checkpoint = log / f"{0:020d}.checkpoint.{uuid.uuid4()}.json"
+    checkpoint.write_text("\n".join(map(json.dumps, actions)))
+    paths = [row["path"] for batch in source(root).scan() for row in batch.to_pylist()]
+    assert b"_delta_log/_sidecars/one.parquet" in paths and len(paths) == 4
+
+    real = table_files._LocalFiles.listing
+
+    def forgetful(files: Any, folder: str, after: str = "") -> Any:
+        return [one for one in real(files, folder, after) if not one.name.endswith("one.parquet")]
+
+    monkeypatch.setattr(table_files._LocalFiles, "listing", forgetful)
+    with pytest.raises(SourceError, match=r"names .*one\.parquet, which is not listed"):
+        list(source(root).scan())
+
+
+def spark_write(files: int, rows: int, mode: str = "Append") -> dict[str, Any]:
+    """As Spark says what it wrote, the empty file of its first task with it."""
+    metrics = {"numFiles": str(files), "numOutputRows": str(rows), "numOutputBytes": "1"}
+    more = {"mode": mode, "partitionBy": "[]"}
+    return {"operation": "WRITE", "operationParameters": more, "operationMetrics": metrics}
+
+
+@pytest.mark.parametrize(
+    ("info", "refused"),
+    [
+        (spark_write(2, 3), False),
+        (spark_write(2, 4), True),
+        (spark_write(1, 4), False),
+        (spark_write(2, 4, "Overwrite"), False),
+        ({**spark_write(2, 4), "operation": "MERGE"}, False),
+        ({"operation": "WRITE", "operationParameters": None, "operationMetrics": None}, False),
+    ],
+)
+def test_a_commit_is_held_against_what_it_says_only_where_that_is_sound(
+    tmp_path: Path, info: dict[str, Any], refused: bool
+) -> None:
+    root = tmp_path / "table"
+    write_deltalake(root, pa.table({"a": [1]}))
+    add = {"path": "x", **ADD, "stats": json.dumps({"numRecords": 3})}
+    lines = [json.dumps({"commitInfo": info}), json.dumps({"add": add})]
+    (root / f"_delta_log/{1:020d}.json").write_text("\n".join(lines))
+    if refused:
+        with pytest.raises(SourceError, match="it names 1 of the 2 files it wrote"):
+            list(source(root).scan())
+    else:
+        list(source(root).scan())
 
 
 def test_what_is_no_table_or_is_gone_is_told(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -328,6 +329,64 @@ def test_a_protocol_that_tells_no_changes_is_refused(monkeypatch: Any) -> None:
     with pytest.raises(SourceError, match="neither etags nor times of writing"):
         list(open_source("fsspec", {"url": f"memory:/{root}"}).scan())
     fs.rm(root, recursive=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"url": "ftp://127.0.0.1:1/x"},
+        {"url": "simplecache::ftp://127.0.0.1:1/x"},
+        {"url": "filecache://x", "options": {"target_protocol": "ftp"}},
+    ],
+)
+def test_ftp_is_refused_by_fsspec_for_it_hides_refused_listings(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="missed in silence") as caught:
+        open_source("fsspec", options)
+    assert "sftp://" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"url": "sftp://127.0.0.1:1/x"}, "has a source of its own"),
+        ({"url": "simplecache::ssh://127.0.0.1:1/x"}, "has a source of its own"),
+        ({"url": "github://x"}, "missing 2 required"),
+        ({"url": "no-such-protocol://x"}, "not known"),
+    ],
+)
+def test_what_fsspec_cannot_open_is_one_clear_error(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        open_source("fsspec", options)
+    assert "\nHINT: " in str(caught.value)
+
+
+def test_a_folder_that_lists_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    aged(tmp_path / "d" / "f", b"1")
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(tmp_path / "d", "d")
+    source = open_source("fsspec", {"url": f"tar://::file://{tmp_path}/x.tar"})
+    with pytest.raises(SourceError, match="its folder /d lists d, which does not lie in it"):
+        list(source.scan())
+
+
+@pytest.mark.parametrize(("also", "paths"), [("/elsewhere/f", None), ("{}/", [b"a"])])
+def test_a_listing_has_only_what_lies_in_the_folder(
+    tmp_path: Path, monkeypatch: Any, also: str, paths: list[bytes] | None
+) -> None:
+    aged(tmp_path / "a", b"1")
+    source = open_source("fsspec", {"url": f"file://{tmp_path}"})
+    real, also = source._fs.__class__.ls, also.format(tmp_path)
+
+    def more(fs: Any, path: str, **options: Any) -> Any:
+        return [{"name": also, "type": "file", "size": 0, "mtime": 1}, *real(fs, path, **options)]
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.ls", more)
+    if paths is None:
+        with pytest.raises(SourceError, match="lists /elsewhere/f, which does not lie in it"):
+            list(source.scan())
+    else:
+        assert [row["path"] for batch in source.scan() for row in batch.to_pylist()] == paths
 
 
 # -- SFTP
