@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import date
@@ -12,12 +13,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-import nats
 import nats.errors
 import nats.js.errors
+from nats.aio.client import Client, RawCredentials
 
 from backup_pipeline.engine.errors import SourceError, UsageError
-from backup_pipeline.sources.stream import Message, State, StreamSource, parse_messages
+from backup_pipeline.sources.stream import (
+    Message,
+    State,
+    StreamSource,
+    parse_messages,
+    restored_streams,
+)
 
 __all__ = ["NatsFeed", "load_stream", "open_nats"]
 
@@ -29,7 +36,17 @@ IN_FLIGHT = 256
 ORIGIN = "Backup-Origin"
 """Header of a replayed message: the stream and number that it had."""
 
-_OPTIONS = {"user": "user", "password": "password", "token": "token"}
+_NO_MESSAGE = 10037
+"""What JetStream calls a number without a message; a stream that is gone is a 404 as well."""
+
+_OPTIONS = ("user", "password", "token")
+_VARIABLES = {
+    "credentials": "NATS_CREDS",
+    "token": "NATS_TOKEN",
+    "user": "NATS_USER",
+    "password": "NATS_PASSWORD",
+}
+"""What a replay signs in with: the variables of NATS's own command line."""
 _ERRORS = (nats.errors.Error, OSError, TimeoutError)
 
 
@@ -39,8 +56,8 @@ def open_nats(
     """Open the stream that a plan names.
 
     Args:
-        options: ``url``, ``stream``; ``credentials`` (a file), ``token``, or ``user`` and
-            ``password``.
+        options: ``url``, ``stream``; ``credentials`` (a file, or what stands in it), ``token``, or
+            ``user`` and ``password``.
         exclude: Nothing can be excluded.
         day: A stream has no days.
     """
@@ -88,7 +105,7 @@ class NatsFeed:
             subject = f"STREAM.MSG.GET.{self._stream}"
             answers = self._link.ask_many([(subject, {"seq": number}) for number in numbers])
             for said in answers:
-                if (said.get("error") or {}).get("code") == 404:
+                if (said.get("error") or {}).get("err_code") == _NO_MESSAGE:
                     continue  # the stream dropped it
                 yield _message(self._checked(said)["message"])
 
@@ -117,26 +134,27 @@ class _Link:
         if parts.scheme not in ("nats", "tls", "ws", "wss") or not parts.hostname:
             raise UsageError("no URL of a NATS server", "write nats://host:4222")
         self.shown = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], "", "", ""))
-        given = {name: str(options[key]) for key, name in _OPTIONS.items() if options.get(key)}
+        given: dict[str, Any] = {key: str(options[key]) for key in _OPTIONS if options.get(key)}
         if options.get("credentials"):
-            given["user_credentials"] = str(options["credentials"])
+            given["user_credentials"] = _credentials(str(options["credentials"]))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="nats", daemon=True)
         self._thread.start()
+        self._client = Client()
         try:
-            self._client = self._wait(
-                nats.connect(
+            self._wait(
+                self._client.connect(
                     url,
                     connect_timeout=CONNECT_S,
                     allow_reconnect=False,
                     max_reconnect_attempts=1,
-                    reconnect_time_wait=0.1,
+                    reconnect_time_wait=0.1,  # type: ignore[arg-type]
                     error_cb=_quiet,
-                    **given,  # type: ignore[arg-type]
+                    **given,
                 )
             )
         except BaseException as error:
-            self._end_loop()
+            self.close()
             if isinstance(error, _ERRORS):
                 raise SourceError(
                     f"{self.shown} cannot be reached: {error or type(error).__name__}",
@@ -191,6 +209,22 @@ class _Link:
         self._loop.close()
 
 
+def _credentials(given: str) -> RawCredentials:
+    """The content of a credentials file, or of the one that is named; no message repeats it."""
+    begin = "BEGIN NATS USER JWT"
+    why = f"no line says {begin}"
+    try:
+        text = given if begin in given else Path(given).read_text()
+    except (OSError, ValueError) as error:
+        text, why = "", getattr(error, "strerror", None) or "it is no text"
+    if begin not in text:
+        raise UsageError(
+            f"the credentials for NATS cannot be read: {why}",
+            "write credentials: {file: /etc/nats/backup.creds}, a file as `nsc` makes it",
+        )
+    return RawCredentials(text)
+
+
 async def _quiet(error: Exception) -> None:
     """What goes wrong is raised where it is waited for."""
 
@@ -213,8 +247,11 @@ def load_stream(directory: str, url: str, *, report: Callable[[str], None]) -> d
     """Publish a restored stream's messages again, in their order.
 
     Each carries the number that it had, in a header: a replay that was interrupted goes on after
-    the last one that arrived, and none arrives twice. Sequence numbers and times are the target's
-    own.
+    the last one that the target holds. A target that was emptied meanwhile gets all of them again.
+    Sequence numbers and times are the target's own.
+
+    It signs in with what stands in the URL, else in ``NATS_CREDS`` (a file), ``NATS_TOKEN``, or
+    ``NATS_USER`` and ``NATS_PASSWORD``.
 
     Args:
         directory: A restored directory.
@@ -222,29 +259,35 @@ def load_stream(directory: str, url: str, *, report: Callable[[str], None]) -> d
         report: Is told how far it is.
 
     Raises:
-        UsageError: The directory holds no stream, or the URL names none.
+        UsageError: The directory holds no stream, or several, or the URL names none.
         SourceError: The server refuses, or holds messages of another origin.
     """
     parts = urlsplit(url)
     target = unquote(parts.path.strip("/"))
     if not target or "/" in target:
         raise UsageError("the URL names no stream", "write nats://host:4222/STREAM")
-    [folder] = [one for one in Path(directory, "messages").glob("*") if one.is_dir()] or [None]
-    if folder is None:
-        raise UsageError(f"{directory} holds no stream", "restore a backup of one there")
+    found = restored_streams(directory)
+    if len(found) != 1:
+        raise UsageError(
+            f"{directory} holds {len(found) or 'no'} streams, and one can be replayed",
+            "restore a backup of one stream there",
+        )
+    [(name, folder)] = found.items()
     server = urlunsplit((parts.scheme, parts.netloc, "", "", ""))
-    link = _Link(server, {})
+    options = {} if parts.username else {key: os.environ.get(_VARIABLES[key]) for key in _VARIABLES}
+    link = _Link(server, options)
     try:
-        return _Replay(link, folder, target, report).run()
+        return _Replay(link, name, folder, target, report).run()
     finally:
         link.close()
 
 
 class _Replay:
     def __init__(
-        self, link: _Link, folder: Path, target: str, report: Callable[[str], None]
+        self, link: _Link, name: str, folder: Path, target: str, report: Callable[[str], None]
     ) -> None:
         self.link = link
+        self.name = name
         self.folder = folder
         self.target = target
         self.report = report
@@ -270,37 +313,60 @@ class _Replay:
         """Make the stream, or find where an interrupted replay ended.
 
         Returns:
-            The number of the last message that is there already; 0 where none is.
+            The number of the last message that is there already; -1 where none is.
         """
         [said] = self.link.ask_many([(f"STREAM.INFO.{self.target}", {})])
         if (said.get("error") or {}).get("code") == 404:
-            described = json.loads((self.folder / "stream.json").read_text())
-            config = {**described["config"], "name": self.target}
-            for name in ("sources", "mirror", "sealed", "metadata", "deny_delete", "deny_purge"):
-                config.pop(name, None)
-            [made] = self.link.ask_many([(f"STREAM.CREATE.{self.target}", config)])
-            self._require(made)
-            return 0
-        self._require(said)
-        if not said["state"]["messages"]:
-            return 0
-        number = said["state"]["last_seq"]
+            self._make()
+            return -1
+        state = self._require(said)["state"]
+        if state["messages"]:
+            return self._last_replayed(state["last_seq"])
+        if state["last_seq"]:
+            self.report(f"{self.target} had messages and is empty now: all are published")
+        return -1
+
+    def _make(self) -> None:
+        config = json.loads((self.folder / "stream.json").read_text()).get("config")
+        if config is None:
+            raise SourceError(
+                f"stream {self.target} is not there, and {self.name} was none of NATS",
+                "make it first, with subjects that take its messages",
+            )
+        config = {**config, "name": self.target}
+        for name in ("sources", "mirror", "sealed", "metadata", "deny_delete", "deny_purge"):
+            config.pop(name, None)
+        [made] = self.link.ask_many([(f"STREAM.CREATE.{self.target}", config)])
+        self._require(made)
+
+    def _last_replayed(self, number: int) -> int:
+        """The number that a message of the target had in the stream that is replayed."""
         [last] = self.link.ask_many([(f"STREAM.MSG.GET.{self.target}", {"seq": number})])
+        if (last.get("error") or {}).get("err_code") == _NO_MESSAGE:
+            raise SourceError(
+                f"the last message of stream {self.target} was taken out of it, and it alone tells"
+                " where a replay has to go on",
+                "name a stream that is not there, or purge this one to publish all again",
+            )
         origin = (_message(self._require(last)["message"]).headers or {}).get(ORIGIN, [""])[0]
         name, _, sequence = origin.rpartition(":")
-        if name != self.folder.name or not sequence.isdigit():
+        if name != self.name or not sequence.isdigit():
             raise SourceError(
-                f"stream {self.target} holds messages that no replay of {self.folder.name} put"
-                " there",
+                f"stream {self.target} holds messages that no replay of {self.name} put there",
                 "name a stream that is not there, or an empty one",
             )
         return int(sequence)
 
     def _publish(self, message: Message) -> None:
-        headers = {name: values[-1] for name, values in (message.headers or {}).items()}
-        # Of headers that JetStream acts on, those would refuse or drop what is replayed.
-        headers = {name: one for name, one in headers.items() if not name.startswith("Nats-")}
-        headers[ORIGIN] = f"{self.folder.name}:{message.sequence}"
+        # JetStream acts on the headers that are left out: it would refuse or drop what is replayed.
+        # The client strips names, so that a blank more for each lets one have several values.
+        headers = {
+            name + " " * count: value
+            for name, values in (message.headers or {}).items()
+            if not name.startswith("Nats-") and name != ORIGIN
+            for count, value in enumerate(values)
+        }
+        headers[ORIGIN] = f"{self.name}:{message.sequence}"
 
         async def publish() -> None:
             await self.link.jetstream().publish(

@@ -11,15 +11,26 @@ import base64
 import hashlib
 import io
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from backup_pipeline.engine.errors import SourceError
+from backup_pipeline.engine.errors import DayUnavailable, SourceError
 from backup_pipeline.sources.base import VANISHED, Details, Unreadable
 from backup_pipeline.sources.listing import Item, ListedSource
 
-__all__ = ["SEGMENT_MESSAGES", "Feed", "Message", "State", "StreamSource", "parse_messages"]
+__all__ = [
+    "SEGMENT_MESSAGES",
+    "Feed",
+    "Message",
+    "State",
+    "StreamSource",
+    "parse_messages",
+    "restored_streams",
+]
 
 SEGMENT_MESSAGES = 1000
 """How many sequence numbers a file covers: the most that a run reads again."""
@@ -33,7 +44,7 @@ class Message:
 
     Attributes:
         sequence: Its number in the stream; they ascend, and none is used twice.
-        time: When the stream took it, as the system writes it.
+        time: When the stream took it, in ISO 8601; it never goes back.
         subject: What it was published to: a subject, topic or key.
         payload: Its content.
         headers: Its headers.
@@ -65,9 +76,12 @@ class State:
         identity: Differs when it was deleted and made anew.
         first: Sequence number of its first message.
         last: Of its last one; less than ``first`` where it is empty.
-        gone: Numbers between them whose messages were deleted.
+        gone: Numbers between them that are known to have no message any more.
         description: Its configuration, to be kept beside the messages.
         mean_bytes: How long a message is on average.
+        begins: The number at which such streams begin: 1 in NATS, 0 in Kafka.
+        sparse: Whether other numbers may have no message either, which only reading tells: those
+            that compaction took, or that transactions use.
     """
 
     identity: str
@@ -76,6 +90,8 @@ class State:
     gone: frozenset[int] = frozenset()
     description: Mapping[str, Any] | None = None
     mean_bytes: int = 0
+    begins: int = 1
+    sparse: bool = False
 
 
 class Feed(Protocol):
@@ -97,6 +113,9 @@ class Feed(Protocol):
         """Messages from one sequence number to another, both included, ascending.
 
         Those that are gone are left out. Nothing of the stream changes by it.
+
+        Raises:
+            SourceError: The stream stopped answering before ``last``.
         """
         ...
 
@@ -108,20 +127,30 @@ class Feed(Protocol):
 class StreamSource(ListedSource):
     """A stream, message by message.
 
+    A topic of several partitions is a ``TopicSource`` of several of these.
+
     Consistency: a snapshot holds all messages from the stream's first to its last at the moment of
     the scan. What the stream's own limits dropped before a run is not there to be read: let it keep
     more than the time between two runs.
 
+    A past day is had exactly as long as the stream still has every message that it ever took until
+    then: what it dropped since, nobody can tell from what had been dropped before.
+
     Args:
         kind: The kind of source.
-        name: What the folder of its messages is called.
+        name: What the folder of its messages is called; ``orders/0`` for a partition.
         feed: The stream.
+        until: The last sequence number that counts, for a past state; None: all of them.
     """
 
-    def __init__(self, kind: str, name: str, feed: Feed) -> None:
+    supports_as_of = True
+
+    def __init__(self, kind: str, name: str, feed: Feed, *, until: int | None = None) -> None:
         self.kind = kind
         self._name = name
+        self.folder = f"messages/{name}/"
         self._feed = feed
+        self._until = until
         self._state: State | None = None
         self._read: dict[str, tuple[list[int], int]] = {}
 
@@ -131,7 +160,7 @@ class StreamSource(ListedSource):
 
     def fingerprint(self) -> str:
         """Of what the stream holds, by its own account; reads no message."""
-        return _digest(self._feed.state())
+        return _digest(self._now())
 
     def scanned(self) -> str | None:
         """The same, of the state that was listed."""
@@ -139,18 +168,19 @@ class StreamSource(ListedSource):
 
     def items(self) -> Iterable[Item]:
         """One file for each so many sequence numbers, and the stream's configuration."""
-        self._state = state = self._feed.state()
-        first = _segment(state.first)
+        self._state = state = self._now()
+        first = state.first - (state.first - state.begins) % SEGMENT_MESSAGES
         while first <= state.last:
             etag = _segment_etag(state, first)
             if etag is not None:
                 low, high = _range(state, first)
                 count = high - low + 1
-                yield Item(self._path(first), max(1, count * (state.mean_bytes + 100)), etag=etag)
+                path = f"{self.folder}{first:020d}.jsonl"
+                yield Item(path, max(1, count * (state.mean_bytes + 100)), etag=etag)
             first += SEGMENT_MESSAGES
         described = _description(state)
         etag = hashlib.sha256(described).hexdigest()
-        yield Item(f"messages/{self._name}/{DESCRIPTION}", len(described), etag=etag)
+        yield Item(self.folder + DESCRIPTION, len(described), etag=etag)
 
     def stream(self, path: str) -> BinaryIO:
         """The messages of one file, a line each."""
@@ -166,36 +196,130 @@ class StreamSource(ListedSource):
         state = self._state
         assert state is not None
         missing: list[int] = []
-        expected = (number for number in range(low, high + 1) if number not in state.gone)
+        last = low - 1
         for message in self._feed.messages(low, high):
-            for number in expected:
-                if number == message.sequence:
-                    break
-                missing.append(number)
+            number = message.sequence
+            if not last < number <= high:
+                raise SourceError(
+                    f"{self.describe()} gave message {number} after {last}, of {low} to {high}",
+                    "report it as a fault of what reads the stream",
+                )
+            missing += range(last + 1, number)
+            last = number
             yield message.line()
-        missing += expected
-        self._read[path] = (missing, high - low + 1)
+        missing += range(last + 1, high + 1)
+        missing = [one for one in missing if one not in state.gone]
+        self._read[path] = (self._dropped(missing) if missing else [], high - low + 1)
+
+    def _dropped(self, missing: list[int]) -> list[int]:
+        """Those of some numbers without a message that the stream, asked again, has dropped.
+
+        Below the first that there is by now, nobody can tell what a sparse stream dropped before.
+
+        Raises:
+            SourceError: It should have one of the others, or is another stream by now.
+        """
+        assert self._state is not None
+        now = self._feed.state()
+        if now.identity != self._state.identity:
+            raise SourceError(f"{self.describe()} was made anew meanwhile", "run it again")
+        dropped = [one for one in missing if one < now.first or one in now.gone]
+        if dropped != missing and not now.sparse:
+            lost = min({*missing} - {*dropped})
+            raise SourceError(
+                f"{self.describe()} did not give message {lost}, and does not say that it is gone",
+                "run it again; if it stays so, the stream is damaged: see its server's log",
+            )
+        return dropped
 
     def details(self, path: str, size: int) -> Details:
         """What was read; messages that the stream dropped meanwhile are not in it.
 
         Raises:
-            Unreadable: All of them are gone.
+            Unreadable: All of them are gone, or any of a past state's.
         """
         missing, count = self._read.pop(path, ([], 0))
         if not missing:
             return Details(size=size)
-        if len(missing) == count:
+        if len(missing) == count or self._until is not None:  # a past state is whole, or none
             raise Unreadable(VANISHED, "the stream dropped its messages before they were read")
         digest = hashlib.sha256(repr(missing).encode()).hexdigest()[:16]
         return Details(size=size, mark={"etag": f"without {digest}"})
 
-    def close(self) -> None:
-        """Let go of the connection."""
-        self._feed.close()
+    def as_of(self, day: date) -> StreamSource:
+        """The messages that the stream had taken by the end of a day.
 
-    def _path(self, first: int) -> str:
-        return f"messages/{self._name}/{first:020d}.jsonl"
+        Raises:
+            DayUnavailable: It had none yet, or has dropped some since.
+        """
+        past = self.past(day)
+        if past is None:
+            raise DayUnavailable(f"{self.describe()} had no message by the end of {day}")
+        return past
+
+    def past(self, day: date) -> StreamSource | None:
+        """The same; None where it had no message yet.
+
+        Raises:
+            DayUnavailable: It has dropped some since.
+        """
+        state = self._feed.state()
+        last = state.last if state.sparse else self._last_before(self.end_of(day), state)
+        if _has_dropped(state, last):
+            raise DayUnavailable(
+                f"{self.describe()} has dropped messages, and nobody can tell which it still had"
+                f" on {day}",
+                "its earlier snapshots have what they have; a new one holds all that is left",
+            )
+        if last < state.begins:
+            return None
+        found = StreamSource(self.kind, self._name, self._feed, until=last)
+        found.zone = self.zone
+        return found
+
+    def close(self) -> None:
+        """Let go of the connection; of a past state, nothing: the present has it."""
+        if self._until is None:
+            self._feed.close()
+
+    def _now(self) -> State:
+        """The stream's state, cut where a past one ended."""
+        state = self._feed.state()
+        if self._until is None:
+            return state
+        described = dict(state.description or {})
+        if "last_seq" in described:
+            described["last_seq"] = self._until
+        if _has_dropped(state, self._until):
+            raise SourceError(f"{self.describe()} drops messages meanwhile", "run it again")
+        return replace(state, last=self._until, gone=frozenset(), description=described)
+
+    def _last_before(self, end: datetime, state: State) -> int:
+        """The last number that was taken before a moment; less than the first if none was."""
+
+        def is_later(number: int) -> bool:
+            while number in state.gone and number > state.first:
+                number -= 1
+            message = next(self._feed.messages(number, number), None)
+            if message is None:
+                raise SourceError(f"{self.describe()} drops messages meanwhile", "run it again")
+            return _moment(message.time) >= end
+
+        numbers = range(state.first, state.last + 1)
+        before = bisect_left(numbers, True, key=is_later)
+        return state.first + before - 1
+
+
+def restored_streams(directory: str | Path) -> dict[str, Path]:
+    """The streams of a restored directory.
+
+    Returns:
+        By name, which is ``orders/0`` for a partition of a topic, the folder of each. Its files,
+        ``*.jsonl`` in the order of their names, are what :func:`parse_messages` reads.
+    """
+    top = Path(directory, "messages")
+    folders = sorted(file.parent for file in top.rglob(DESCRIPTION))
+    return {folder.relative_to(top).as_posix(): folder for folder in folders}
 
 
 def parse_messages(lines: Iterable[bytes], place: str) -> Iterator[Message]:
@@ -204,7 +328,7 @@ def parse_messages(lines: Iterable[bytes], place: str) -> Iterator[Message]:
     Raises:
         SourceError: It is no such file, or its numbers do not ascend.
     """
-    last = 0
+    last = -1
     for number, line in enumerate(lines, 1):
         try:
             said = json.loads(line)
@@ -240,9 +364,15 @@ class _Lines(io.RawIOBase):
         return count
 
 
-def _segment(sequence: int) -> int:
-    """The first number of the file in which a message stands; numbers begin at 1."""
-    return (max(sequence, 1) - 1) // SEGMENT_MESSAGES * SEGMENT_MESSAGES + 1
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _has_dropped(state: State, until: int) -> bool:
+    """Whether the stream may have lost any message up to a number."""
+    lost = any(number <= until for number in state.gone)
+    return lost or state.sparse or state.first > state.begins
 
 
 def _range(state: State, first: int) -> tuple[int, int]:

