@@ -17,7 +17,7 @@ TIMEOUT_S = 120
 
 
 def ask_event_log(
-    ask: Literal["coverage", "durations", "places"],
+    ask: Literal["coverage", "durations", "writes"],
     datasets: Sequence[str],
     environ: Mapping[str, str] = os.environ,
 ) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def ask_event_log(
     Args:
         ask: ``durations``: seconds of the latest runs that computed each, newest first.
             ``coverage``: what the posture's asset (its key in place of a dataset's) last said of
-            the asset graph. ``places``: where each was last written, by partition (``""`` where
+            the asset graph. ``writes``: how each was last written, by partition (``""`` where
             it has none).
         datasets: Their keys.
         environ: Names the instance, in DAGSTER_HOME.

@@ -11,7 +11,7 @@ from backup_pipeline.engine.errors import BackupError, UsageError
 from backup_pipeline.metadata import key
 from backup_pipeline.resources import Wiring, failure
 from backup_pipeline.runs import companions, recorder
-from backup_pipeline.schedules import default_status
+from backup_pipeline.schedules import daily_schedule
 from backup_pipeline.sync import list_stored, sync_tiers
 from backup_pipeline.translator import TierAsset
 
@@ -41,7 +41,7 @@ def build_backfill_job(assets: Sequence[TierAsset], wiring: Wiring) -> dg.JobDef
     """The backfill job: fills what can be had, and reports each day to its partition.
 
     A day that nothing can give back is listed and is no failure: it would be one on every day from
-    then on. One that could be had, and failed, is.
+    then on. One that could be had, and failed, is; so is a tier that cannot be asked.
     """
 
     @dg.op(name=wiring.named("backfill_days"), required_resource_keys={wiring.resource})
@@ -66,6 +66,7 @@ def build_backfill_job(assets: Sequence[TierAsset], wiring: Wiring) -> dg.JobDef
                 errors.append(f"{dataset}: {error}")
                 continue
             reports.append(report)
+            errors += [_unasked_sentence(one) for one in report["unasked"]]
             for one in report["left"]:
                 context.log.warning(_left_sentence(one))
                 if one["way"] is not None and not (config.exact_only and one["late"]):
@@ -131,6 +132,10 @@ def _left_sentence(one: Mapping[str, Any]) -> str:
     return f"{one['dataset']} in tier {one['tier']}: {one['day']} stays missing: {one['reason']}"
 
 
+def _unasked_sentence(one: Mapping[str, Any]) -> str:
+    return f"{one['dataset']} in tier {one['tier']} cannot be asked: {one['reason']}"
+
+
 def _said(reports: Sequence[Report]) -> dict[str, Any]:
     filled = [one for report in reports for one in report["filled"]]
     left = [one for report in reports for one in report["left"]]
@@ -162,23 +167,18 @@ def build_backfill_schedule(
     if not every:
         return []
 
-    @dg.schedule(
-        name=wiring.named("backfill_schedule"),
-        job=job,
-        cron_schedule=BACKFILL_CRON,
-        execution_timezone=wiring.plan.timezone,
-        default_status=default_status(wiring),
-        description="Fills missed days as often as the policies say.",
-    )
-    def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        day = context.scheduled_execution_time.astimezone(wiring.plan.zone).date()
+    def due(day: date) -> list[str]:
         sunday = day.weekday() == 6
-        due = [name for name, often in every.items() if often == "day" or sunday]
-        if not due:
-            return dg.SkipReason("no backfill is due on this day")
-        op = wiring.named("backfill_days")
-        return dg.RunRequest(
-            run_key=day.isoformat(), run_config={"ops": {op: {"config": {"datasets": due}}}}
-        )
+        return [name for name, often in every.items() if often == "day" or sunday]
 
-    return [tick]
+    return [
+        daily_schedule(
+            "backfill",
+            job,
+            wiring,
+            cron=BACKFILL_CRON,
+            op="backfill_days",
+            due=due,
+            description="Fills missed days as often as the policies say.",
+        )
+    ]

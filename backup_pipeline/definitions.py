@@ -14,6 +14,7 @@ from backup_pipeline.alerting import build_alert_sensor
 from backup_pipeline.anomalies import build_anomaly_checks, build_clear_job
 from backup_pipeline.assets import build_backup_asset
 from backup_pipeline.backfilling import build_backfill_job, build_backfill_schedule
+from backup_pipeline.change_sensor import ChangeWatch
 from backup_pipeline.checks import build_checks
 from backup_pipeline.engine.errors import UsageError
 from backup_pipeline.jobs import (
@@ -33,11 +34,11 @@ from backup_pipeline.schedules import (
     build_drill_schedule,
     build_tier_schedules,
 )
-from backup_pipeline.sensors import build_change_sensor
 from backup_pipeline.setassets import build_set_assets, build_set_checks
 from backup_pipeline.setjobs import build_restore_set_job
-from backup_pipeline.slice_sensor import build_slice_sensor
+from backup_pipeline.slice_sensor import SliceWatch
 from backup_pipeline.translator import BackupTranslator, Upstream, dataset_key, lay_out
+from backup_pipeline.watching import build_sensor
 
 if TYPE_CHECKING:
     from dagster_aws.s3 import S3Resource
@@ -103,8 +104,6 @@ def build_backup_defs(
     drill = build_drill_job(assets, wiring)
     keeping = build_keeping_jobs(assets, wiring)
     backfill = build_backfill_job(assets, wiring)
-    sensor = build_change_sensor(tier_jobs, wiring)
-    slices = build_slice_sensor(tier_jobs, wiring)
     overview = build_overview(assets, known, wiring)
     jobs = [
         *(tier.job for tier in tier_jobs),
@@ -118,7 +117,11 @@ def build_backup_defs(
         *(one.job for one in keeping),
         overview.job,
     ]
-    alerts = build_alert_sensor(assets, [job.name for job in jobs], wiring)
+    sensors = [
+        build_sensor(ChangeWatch, tier_jobs, wiring),
+        build_sensor(SliceWatch, tier_jobs, wiring),
+        build_alert_sensor(assets, [job.name for job in jobs], wiring),
+    ]
     return dg.Definitions(
         assets=[
             *(build_backup_asset(asset, wiring) for asset in assets if asset.together is None),
@@ -140,7 +143,7 @@ def build_backup_defs(
             overview.schedule,
             *build_backfill_schedule(assets, backfill, wiring),
         ],
-        sensors=[one for one in (sensor, slices, alerts) if one is not None],
+        sensors=[one for one in sensors if one is not None],
         resources={wiring.resource: backup_resource(plan, s3=s3, own_process=own_process)},
         executor=executor,
     )

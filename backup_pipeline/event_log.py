@@ -2,15 +2,17 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import dagster as dg
 
-__all__ = ["asset_places", "main", "reported_coverage", "run_durations"]
+__all__ = ["Writes", "asset_writes", "main", "reported_coverage", "run_durations"]
 
 RUNS_LOOKED_AT = 20
 PAGE = 1000
-PLACE_NAMES = ("uri", "dagster/uri", "path")
+URI_NAMES = ("uri", "dagster/uri")
 """Metadata in which IO managers, and assets themselves, say where they wrote; the first counts."""
 
 
@@ -29,23 +31,61 @@ def run_durations(instance: dg.DagsterInstance, dataset: str) -> list[float]:
     return found
 
 
-def asset_places(instance: dg.DagsterInstance, dataset: str) -> dict[str, str]:
-    """Where a dataset's asset was last written: by partition, or under "" where it has none.
+def asset_writes(instance: dg.DagsterInstance, dataset: str) -> dict[str, dict[str, str]]:
+    """How a dataset's asset was last written: by partition, or under "" where it has none.
 
-    A materialization that says no place gives none for its partition.
+    What was written last comes first.
+
+    Returns:
+        ``event``, which no other materialization has, and ``place``, where it says one.
     """
-    found: dict[str, str] = {}
+    found: dict[str, dict[str, str]] = {}
     cursor: str | None = None
     while True:
         page = instance.fetch_materializations(_key(dataset), limit=PAGE, cursor=cursor)
         for record in page.records:
             materialization = record.asset_materialization
-            metadata = (materialization.metadata if materialization else None) or {}
-            values = [metadata[name].value for name in PLACE_NAMES if name in metadata]
-            found.setdefault(record.partition_key or "", str(values[0]) if values else "")
+            partition = record.partition_key or ""
+            if partition not in found:
+                place = _place((materialization.metadata if materialization else None) or {})
+                found[partition] = {"event": _event(record)} | ({"place": place} if place else {})
         cursor = page.cursor
         if not page.has_more:
-            return {partition: place for partition, place in found.items() if place}
+            return found
+
+
+class Writes:
+    """``asset_writes`` of many assets, read anew only where something was materialized since."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, dict[str, dict[str, str]]]] = {}
+
+    def take(self, instance: dg.DagsterInstance, dataset: str) -> dict[str, dict[str, str]]:
+        """What ``asset_writes`` says now."""
+        newest = instance.fetch_materializations(_key(dataset), limit=1).records
+        event = _event(newest[0]) if newest else ""
+        known = self._known.get(dataset)
+        if known is None or known[0] != event:
+            known = self._known[dataset] = event, asset_writes(instance, dataset)
+        return known[1]
+
+
+def _event(record: dg.EventLogRecord) -> str:
+    """What no other event is called: ids alone may come again."""
+    return f"{record.storage_id} {record.timestamp}"
+
+
+def _place(metadata: Mapping[str, dg.MetadataValue]) -> str:
+    """Where an asset says that it was written; empty where it says nothing."""
+    said = {name: str(entry.value) for name, entry in metadata.items() if entry.value}
+    path = said.get("path", "")
+    uri = next((said[name] for name in URI_NAMES if name in said), None)
+    if uri is None:
+        return path
+    # IO managers of buckets say in ``uri`` where the asset is, and only in ``path`` its partition.
+    parts = urlsplit(uri)
+    whole = f"{parts.scheme}://{parts.netloc}/{path.lstrip('/')}"
+    return whole if whole.startswith(f"{uri.rstrip('/')}/") else uri
 
 
 def reported_coverage(instance: dg.DagsterInstance, posture: str) -> dict[str, Any] | None:
@@ -66,7 +106,7 @@ def _key(dataset: str) -> dg.AssetKey:
     return dg.AssetKey(dataset.split("/"))
 
 
-_ANSWERS = {"coverage": reported_coverage, "durations": run_durations, "places": asset_places}
+_ANSWERS = {"coverage": reported_coverage, "durations": run_durations, "writes": asset_writes}
 
 
 def main() -> int:

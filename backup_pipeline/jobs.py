@@ -1,7 +1,6 @@
 """Jobs: a tier's backups, drill, sync, and the two that only evaluate checks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
@@ -18,14 +17,13 @@ from backup_pipeline.engine.errors import BackupError, NotFound, UsageError
 from backup_pipeline.metadata import key
 from backup_pipeline.resources import Wiring, failure
 from backup_pipeline.restore_job import RestorableDays, day_of
-from backup_pipeline.runs import recorder, step_checks
-from backup_pipeline.sync import list_stored, sync_tiers
+from backup_pipeline.runs import TierJob, recorder, step_checks
+from backup_pipeline.sync import Stored, list_stored, sync_tiers
 from backup_pipeline.translator import TierAsset
 
 __all__ = [
     "DrillConfig",
     "SyncConfig",
-    "TierJob",
     "build_check_jobs",
     "build_drill_job",
     "build_sync_job",
@@ -33,21 +31,6 @@ __all__ = [
 ]
 
 Job = dg.JobDefinition
-
-
-@dataclass(frozen=True)
-class TierJob:
-    """The job of a tier: one run backs up one dataset's day, or several datasets' same day.
-
-    Attributes:
-        name: The job's name.
-        assets: All datasets' assets of the tier that have the same days.
-        job: What schedules and the change sensor launch.
-    """
-
-    name: str
-    assets: Sequence[TierAsset]
-    job: Any
 
 
 def group_by_tier(assets: Sequence[TierAsset], wiring: Wiring) -> list[TierJob]:
@@ -246,6 +229,11 @@ class SyncConfig(dg.Config):
     expired: bool = Field(
         default=True, description="Report days that the log has and the store no longer has."
     )
+    lost: bool = Field(
+        default=False,
+        description="Also those of which the store's own log has never heard, after a store was set"
+        " back: once you know why, and nothing can bring them back.",
+    )
 
 
 def build_sync_job(assets: Sequence[TierAsset], wiring: Wiring) -> Job:
@@ -257,13 +245,20 @@ def build_sync_job(assets: Sequence[TierAsset], wiring: Wiring) -> Job:
             one for one in assets if not config.datasets or one.dataset.key in config.datasets
         ]
         days = RestorableDays()
+
+        def listing(asset: TierAsset) -> Stored | None:
+            stored = list_stored(runner, asset)
+            days.of(stored.snapshots if stored is not None else ())
+            return stored
+
         with wiring.resource_of(context).runner(now=wiring.now) as runner:
             report = sync_tiers(
                 context.instance,
                 recorder(context),
                 chosen,
-                lambda one: days.of(list_stored(runner, one)),
+                listing,
                 expired=config.expired,
+                lost=config.lost,
             )
         days.offer(context, wiring, whole=len(chosen) == len(assets) and not report.errors)
         context.log.info(report.sentence())

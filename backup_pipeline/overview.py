@@ -12,11 +12,14 @@ from backup_pipeline.graph import look_at_graph
 from backup_pipeline.metadata import NAMESPACE, key
 from backup_pipeline.posture.conditions import Condition, conditions
 from backup_pipeline.posture.coverage import Coverage
-from backup_pipeline.posture.model import Posture, TierPosture
+from backup_pipeline.posture.model import Posture
 from backup_pipeline.posture.pictures import heat
+from backup_pipeline.posture.tier import TierPosture
+from backup_pipeline.posture.witness import Claim
 from backup_pipeline.posture.words import duration, proof_day, rpo_word, rto_word, share
 from backup_pipeline.resources import Wiring, failure
 from backup_pipeline.schedules import default_status
+from backup_pipeline.sync import claim_of
 from backup_pipeline.translator import TierAsset, Upstream
 
 __all__ = ["ALL_WELL", "CONDITIONS", "COVERAGE", "Overview", "build_overview", "posture_key"]
@@ -28,6 +31,7 @@ POSTURE_CRON = "25 * * * *"
 CONDITIONS = key("conditions")
 COVERAGE = key("coverage")
 
+LATEST_EVENTS = 20
 MOST_ROWS = 200
 MOST_ASSETS = 200
 MOST_SAID = 20
@@ -80,7 +84,7 @@ def build_overview(assets: Sequence[TierAsset], upstream: Upstream, wiring: Wiri
     def posture(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         try:
             with wiring.resource_of(context).runner(now=wiring.now) as runner:
-                found = runner.posture()
+                found = runner.posture(claims=_claims(context.instance, assets))
         except BackupError as error:
             raise failure(error) from None
         coverage = look_at_graph(assets, own, upstream, context, found.at)
@@ -107,6 +111,22 @@ def build_overview(assets: Sequence[TierAsset], upstream: Upstream, wiring: Wiri
         description="Asks every hour how every dataset is protected.",
     )
     return Overview(posture, job, schedule)
+
+
+def _claims(instance: dg.DagsterInstance, assets: Sequence[TierAsset]) -> list[Claim]:
+    """What the event log says that each tier holds, by its latest materializations."""
+    found: list[Claim] = []
+    for asset in assets:
+        seen: set[str] = set()
+        records = instance.fetch_materializations(asset.asset_key, limit=LATEST_EVENTS).records
+        for one in records:
+            materialization = one.asset_materialization
+            if materialization is None or (materialization.partition or "") in seen:
+                continue  # what was said later of the same day counts
+            seen.add(materialization.partition or "")
+            claim = claim_of(asset, materialization)
+            found += [claim] if claim is not None else []
+    return found
 
 
 def _check(needs: Sequence[Condition]) -> dg.AssetCheckResult:

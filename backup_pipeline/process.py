@@ -43,7 +43,8 @@ __all__ = [
 ]
 
 Event = dict[str, Any]
-Places = Mapping[str, Mapping[str, str]]
+Writes = Mapping[str, Mapping[str, Mapping[str, str]]]
+"""By asset and partition, what ``asset_writes`` says."""
 
 VERBS = (
     "backfill",
@@ -95,7 +96,7 @@ def run_in_process(
     now: datetime | None = None,
     on_event: Callable[[Event], None] | None = None,
     environ: Mapping[str, str] | None = None,
-    places: Places | None = None,
+    writes: Writes | None = None,
 ) -> Any:
     """Run one verb of the runner in a child process and wait for its answer.
 
@@ -106,7 +107,7 @@ def run_in_process(
         now: The time at which the child's clock begins; default: the real one.
         on_event: Is told each progress event: the fields of ``Progress``, and ``line``.
         environ: The child's environment; default: this process's.
-        places: Where assets were written, by key and partition; None: the runner finds out.
+        writes: How assets were last written, by key and partition; None: the runner finds out.
 
     Returns:
         The answer's ``to_json()``; a list of them where the verb answers with a list.
@@ -115,7 +116,7 @@ def run_in_process(
         BackupError: As the verb raised it in the child, of the same class.
         EngineCrashed: The child died or met an unexpected error.
     """
-    request = _request(plan, verb, arguments, now, places)
+    request = _request(plan, verb, arguments, now, writes)
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "backup_pipeline.process"],
         stdin=subprocess.PIPE,
@@ -154,10 +155,10 @@ def run_here(
     now: datetime | None = None,
     on_event: Callable[[Event], None] | None = None,
     environ: Mapping[str, str] | None = None,
-    places: Places | None = None,
+    writes: Writes | None = None,
 ) -> Any:
     """Run one verb in this process; all else as ``run_in_process``."""
-    request = _request(plan, verb, arguments, now, places)
+    request = _request(plan, verb, arguments, now, writes)
     return _run(request, on_event or _ignore, os.environ if environ is None else environ)
 
 
@@ -170,18 +171,24 @@ def _request(
     verb: str,
     arguments: Mapping[str, Any],
     now: datetime | None,
-    places: Places | None,
+    writes: Writes | None,
 ) -> dict[str, Any]:
     if verb not in VERBS:
         raise errors.UsageError(f"no verb {verb!r}", f"one of {', '.join(VERBS)}")
     return {
         "plan": plan.document,
-        "modules": _module_folders(plan) if verb in CALLS_FUNCTIONS else [],
+        "modules": _module_folders(plan) if verb in CALLS_FUNCTIONS or _loads(plan) else [],
         "verb": verb,
         "arguments": {name: _plain(value) for name, value in arguments.items()},
         "now": _plain(now),
-        "places": places,
+        "writes": writes,
     }
+
+
+def _loads(plan: Plan) -> bool:
+    """Whether sources call code of the user's."""
+    sources = (spec.source for spec in plan.datasets.values())
+    return any(one.kind == "asset" and "definitions" in one.options for one in sources)
 
 
 def _module_folders(plan: Plan) -> list[str]:
@@ -361,9 +368,9 @@ def _run(
     clock = _clock(request["now"])
     from backup_pipeline.runner import Runner
 
-    places: Places | None = request["places"]
-    known = None if places is None else lambda key: places.get(key, {})
-    with Runner(plan, clock=clock, environ=environ, report=report, places=known) as runner:
+    writes: Writes | None = request["writes"]
+    known = None if writes is None else lambda key: writes.get(key, {})
+    with Runner(plan, clock=clock, environ=environ, report=report, writes=known) as runner:
         return _answer(getattr(runner, request["verb"])(**_arguments(request["arguments"])))
 
 

@@ -20,7 +20,7 @@ from backup_pipeline.engine.errors import (
     StoreError,
     UsageError,
 )
-from backup_pipeline.event_log import asset_places
+from backup_pipeline.event_log import asset_writes
 from backup_pipeline.metadata import key
 from backup_pipeline.plan import Plan, load_plan
 from backup_pipeline.process import EngineCrashed, run_here, run_in_process
@@ -140,7 +140,7 @@ class BackupResource(dg.ConfigurableResource):
             now=now,
             on_event=report,
             environ=environ,
-            places=self._places(plan, given.get("dataset")),
+            writes=self._writes(plan, given.get("dataset")),
         )
 
     def runner(self, *, now: datetime | None = None) -> Runner:
@@ -150,12 +150,14 @@ class BackupResource(dg.ConfigurableResource):
         """
         plan, environ = self._ready()
         instance = self._instance
-        places = None if instance is None else partial(asset_places, instance)
+        writes = None if instance is None else partial(asset_writes, instance)
         clock = (lambda: now) if now else utc_now
-        return Runner(plan, clock=clock, environ=environ, places=places)
+        return Runner(plan, clock=clock, environ=environ, writes=writes)
 
-    def _places(self, plan: Plan, dataset: str | None) -> dict[str, dict[str, str]] | None:
-        """Where the assets were written that the verb may read; None outside a run."""
+    def _writes(
+        self, plan: Plan, dataset: str | None
+    ) -> dict[str, dict[str, dict[str, str]]] | None:
+        """How the assets were written that the verb may read; None outside a run."""
         if self._instance is None:
             return None
         keys = [
@@ -163,7 +165,7 @@ class BackupResource(dg.ConfigurableResource):
             for key, spec in plan.datasets.items()
             if spec.source.kind == "asset" and dataset in (None, key)
         ]
-        return {key: asset_places(self._instance, key) for key in keys}
+        return {key: asset_writes(self._instance, key) for key in keys}
 
     def _ready(self) -> tuple[Plan, dict[str, str]]:
         """The plan and environment, with the S3 settings of Dagster's resources put in.

@@ -1,6 +1,6 @@
 """The restore job: its partitions are the days that can be restored, its config says the rest."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,9 @@ class RestorableDays:
     def __init__(self, days: Iterable[str] = ()) -> None:
         self._days = set(days)
 
-    def of(self, found: list[Snapshot] | None) -> list[Snapshot] | None:
-        """Take in the snapshots of a tier, and give them back."""
-        self._days |= {one.day.isoformat() for one in found or () if is_good(one)}
-        return found
+    def of(self, found: Sequence[Snapshot]) -> None:
+        """Take in the snapshots of a tier."""
+        self._days |= {one.day.isoformat() for one in found if is_good(one)}
 
     def offer(self, context: Any, wiring: Wiring, *, whole: bool = False) -> None:
         """Let the job offer them.

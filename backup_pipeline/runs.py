@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 
@@ -11,12 +12,10 @@ from backup_pipeline.checks import COMPLETE, CONSISTENT
 from backup_pipeline.metadata import REPOSITORY_TAG
 from backup_pipeline.translator import TierAsset
 
-if TYPE_CHECKING:
-    from backup_pipeline.jobs import TierJob
-
 __all__ = [
     "ACTIVE",
     "Record",
+    "TierJob",
     "busy_repositories",
     "companions",
     "recorder",
@@ -36,6 +35,21 @@ ACTIVE = [
 
 MOST_ACTIVE_RUNS = 5000
 """How many queued or active runs are looked at; a backfill of years may queue more."""
+
+
+@dataclass(frozen=True)
+class TierJob:
+    """The job of a tier: one run backs up one dataset's day, or several datasets' same day.
+
+    Attributes:
+        name: The job's name.
+        assets: All datasets' assets of the tier that have the same days.
+        job: What schedules and the change sensor launch.
+    """
+
+    name: str
+    assets: Sequence[TierAsset]
+    job: Any
 
 
 def companions(asset: TierAsset, assets: Sequence[TierAsset]) -> list[TierAsset]:

@@ -1,22 +1,23 @@
 """Schedules: one per tier for all datasets, and the clocks of the checks that nothing else asks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
 from backup_pipeline.checks import FRESH, HOURS_COVERED
-from backup_pipeline.jobs import Job, TierJob, drills_due
+from backup_pipeline.jobs import Job, drills_due
 from backup_pipeline.plan.cadence import due_day
 from backup_pipeline.resources import Wiring
-from backup_pipeline.runs import busy_repositories, companions, run_tags, step_checks
+from backup_pipeline.runs import TierJob, busy_repositories, companions, run_tags, step_checks
 from backup_pipeline.translator import TierAsset
 
 __all__ = [
     "build_check_schedules",
     "build_drill_schedule",
     "build_tier_schedules",
+    "daily_schedule",
     "default_status",
     "tier_requests",
 ]
@@ -163,24 +164,54 @@ def build_drill_schedule(
     assets: Sequence[TierAsset], job: Job, wiring: Wiring
 ) -> dg.ScheduleDefinition:
     """Runs the drills that are due on a day, in one run."""
+    return daily_schedule(
+        "drill",
+        job,
+        wiring,
+        cron=DRILL_CRON,
+        op="drill_tiers",
+        due=lambda day: drills_due(assets, day),
+        description="Restores samples to scratch as often as the policies say.",
+    )
+
+
+def daily_schedule(
+    what: str,
+    job: Job,
+    wiring: Wiring,
+    *,
+    cron: str,
+    op: str,
+    due: Callable[[date], Sequence[Any]],
+    description: str,
+) -> dg.ScheduleDefinition:
+    """Runs a job once a day where something is due, and tells its op what.
+
+    Args:
+        what: The schedule's name, without prefix and ending.
+        job: The job.
+        wiring: The plan.
+        cron: When, in the plan's time zone.
+        op: The job's op, which takes ``datasets``.
+        due: What is due on a day.
+        description: For the UI.
+    """
 
     @dg.schedule(
-        name=wiring.named("drill_schedule"),
+        name=wiring.named(f"{what}_schedule"),
         job=job,
-        cron_schedule=DRILL_CRON,
+        cron_schedule=cron,
         execution_timezone=wiring.plan.timezone,
         default_status=default_status(wiring),
-        description="Restores samples to scratch as often as the policies say.",
+        description=description,
     )
     def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         day = context.scheduled_execution_time.astimezone(wiring.plan.zone).date()
-        due = drills_due(assets, day)
-        if not due:
-            return dg.SkipReason("no drill is due on this day")
-        op = wiring.named("drill_tiers")
-        return dg.RunRequest(
-            run_key=day.isoformat(), run_config={"ops": {op: {"config": {"datasets": due}}}}
-        )
+        chosen = due(day)
+        if not chosen:
+            return dg.SkipReason(f"no {what} is due on this day")
+        config = {"ops": {wiring.named(op): {"config": {"datasets": chosen}}}}
+        return dg.RunRequest(run_key=day.isoformat(), run_config=config)
 
     return tick
 

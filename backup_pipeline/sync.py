@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import dagster as dg
@@ -18,21 +18,37 @@ from backup_pipeline.metadata import (
     STATUS_TAG,
     complete_evaluation,
     key,
+    mentioned,
     short,
     snapshot_metadata,
     snapshot_tags,
 )
+from backup_pipeline.posture.witness import Claim, Holding, is_forgotten, testimony
 from backup_pipeline.runner import Runner
 from backup_pipeline.runs import Record
 from backup_pipeline.translator import TierAsset
 
-__all__ = ["EXPIRED", "SyncReport", "list_stored", "sync_tiers"]
+__all__ = ["EXPIRED", "Stored", "SyncReport", "claim_of", "list_stored", "sync_tiers"]
 
 EXPIRED = "expired"
 PAGE = 1000
 """Materializations read from the event log at a time."""
 
-Listing = Callable[[TierAsset], Sequence[Snapshot] | None]
+
+@dataclass(frozen=True)
+class Stored:
+    """What a tier's store holds.
+
+    Attributes:
+        snapshots: In commit order.
+        holding: What its log knows, those that expired too.
+    """
+
+    snapshots: Sequence[Snapshot]
+    holding: Holding
+
+
+Listing = Callable[[TierAsset], Stored | None]
 
 
 @dataclass
@@ -43,7 +59,7 @@ class SyncReport:
         reported: Snapshots that the log did not know and now knows.
         known: Snapshots that it knew.
         expired: Days that it had and the store no longer has.
-        errors: Tiers that could not be listed.
+        errors: Tiers that could not be listed, or that know less than the log does.
     """
 
     reported: int = 0
@@ -55,7 +71,7 @@ class SyncReport:
         """The report as one line."""
         return (
             f"{self.reported} snapshots reported, {self.known} were known, {self.expired} days"
-            f" have expired, {len(self.errors)} tiers could not be listed"
+            f" have expired, {len(self.errors)} tiers could not be listed or were set back"
         )
 
 
@@ -66,6 +82,7 @@ def sync_tiers(
     listing: Listing,
     *,
     expired: bool = True,
+    lost: bool = False,
     reasons: Mapping[tuple[str, str], str] | None = None,
 ) -> SyncReport:
     """Report the snapshots that the event log does not know; a second sync reports nothing.
@@ -74,10 +91,12 @@ def sync_tiers(
         instance: Whose event log.
         record: Writes an event to it, as a run's; see ``recorder``.
         assets: Datasets × tiers to look at.
-        listing: Gives the snapshots of a dataset in a tier, in commit order; None where the store
-            has no repository of it.
+        listing: Gives what a tier's store holds of a dataset; None where it has no repository of
+            it.
         expired: Whether days that the store no longer has are reported as expired. Green
             partitions cannot be wiped in open-source Dagster; what they say can be put right.
+        lost: Whether days of which the store's own log has never heard are reported so, too.
+            If not, they are errors: nothing that expired is forgotten.
         reasons: Why days expired, by dataset and day, where it is known.
     """
     report = SyncReport()
@@ -98,42 +117,50 @@ def sync_tiers(
                     " repository of it; is it mounted, and the right one?"
                 )
             continue
-        _sync_one(
-            instance,
-            record,
-            asset,
-            [one.to_json() for one in found],
-            expired,
-            reasons or {},
-            report,
-        )
+        told = _sync_one(instance, record, asset, found, report)
+        if not expired:
+            continue
+        held = {one.day.isoformat() for one in found.snapshots}
+        gone = {day: claim for day, claim in told.items() if day not in held}
+        forgotten = [one for one in gone.values() if not lost and is_forgotten(one, found.holding)]
+        for day, claim in gone.items():
+            if claim not in forgotten:
+                record(_expiry(asset, day, (reasons or {}).get((asset.dataset.key, day))))
+                report.expired += 1
+        if forgotten:
+            report.errors.append(f"{place}: {testimony(forgotten)}")
     return report
 
 
-def list_stored(runner: Runner, asset: TierAsset) -> list[Snapshot] | None:
+def list_stored(runner: Runner, asset: TierAsset) -> Stored | None:
     """What a tier's store holds for ``sync_tiers``; None where it has no repository."""
+    from backup_pipeline.runner.looking import holding_of
+
     (place,) = runner.places(asset.dataset.key, asset.tier.name)
     repository = place.find()
-    return None if repository is None else list(repository.snapshots())
+    if repository is None:
+        return None
+    return Stored(list(repository.snapshots()), holding_of(repository))
 
 
 def _sync_one(
     instance: dg.DagsterInstance,
     record: Record,
     asset: TierAsset,
-    snapshots: Sequence[Mapping[str, Any]],
-    expired: bool,
-    reasons: Mapping[tuple[str, str], str],
+    stored: Stored,
     report: SyncReport,
-) -> None:
-    known, newest = _known(instance, asset.asset_key)
-    stored: dict[date, int] = {}
+) -> dict[str, Claim]:
+    """Report what the log does not know; what it knew of each day that had not expired."""
+    known, newest = _known(instance, asset)
+    sizes: dict[date, int] = {}
+    snapshots = [one.to_json() for one in stored.snapshots]
     best = _best_by_day(snapshots)
+    shown = {day: told.snapshot if told else EXPIRED for day, told in newest.items()}
     for snapshot in _in_reporting_order(snapshots, best):
         day = date.fromisoformat(snapshot["day"])
-        stored[day] = stored.get(day, 0) + int(snapshot["stored_bytes"])
+        sizes[day] = sizes.get(day, 0) + int(snapshot["stored_bytes"])
         is_best = best[snapshot["day"]]["id"] == snapshot["id"]
-        latest = newest.get(snapshot["day"])
+        latest = shown.get(snapshot["day"])
         if short(snapshot["id"]) in known:
             report.known += 1
             # What the day shows has to be its best snapshot, also where another came last.
@@ -141,27 +168,44 @@ def _sync_one(
                 continue
         else:
             report.reported += 1
-        _report(record, asset, snapshot, _last_days(stored, day))
-        newest[snapshot["day"]] = short(snapshot["id"])
-    if expired:
-        gone = [day for day, latest in newest.items() if day not in best and latest != EXPIRED]
-        for day in gone:
-            record(_expiry(asset, day, reasons.get((asset.dataset.key, day))))
-        report.expired += len(gone)
+        _report(record, asset, snapshot, _last_days(sizes, day))
+        shown[snapshot["day"]] = short(snapshot["id"])
+    return {day: told for day, told in newest.items() if told is not None}
 
 
-def _known(instance: dg.DagsterInstance, asset_key: dg.AssetKey) -> tuple[set[str], dict[str, str]]:
-    """Ids that the log knows, and each day's newest materialization: an id, or expired."""
+def claim_of(asset: TierAsset, materialization: dg.AssetMaterialization) -> Claim | None:
+    """What a materialization says that a tier holds; None where it says that it has expired.
+
+    What is incomplete, or says no time, counts as captured before all others: nobody misses it.
+    """
+    tags = materialization.tags or {}
+    if tags.get(STATUS_TAG) == EXPIRED or not materialization.partition:
+        return None
+    said = mentioned(materialization.metadata, "captured_at")
+    captured_s = float(said) if said is not None and tags.get(STATUS_TAG) == "complete" else 0.0
+    return Claim(
+        asset.dataset.key,
+        asset.tier.name,
+        tags.get(SNAPSHOT_TAG, ""),
+        date.fromisoformat(materialization.partition),
+        datetime.fromtimestamp(captured_s, UTC),
+        "the event log",
+    )
+
+
+def _known(
+    instance: dg.DagsterInstance, asset: TierAsset
+) -> tuple[set[str], dict[str, Claim | None]]:
+    """Ids that the log knows, and each day's newest materialization; None: it said expired."""
     known: set[str] = set()
-    newest: dict[str, str] = {}
-    for materialization in _materializations(instance, asset_key):
+    newest: dict[str, Claim | None] = {}
+    for materialization in _materializations(instance, asset.asset_key):
         tags = materialization.tags or {}
         snapshot = tags.get(SNAPSHOT_TAG)
-        word = EXPIRED if tags.get(STATUS_TAG) == EXPIRED else snapshot
         if snapshot:
             known.add(snapshot)
-        if materialization.partition and word:
-            newest.setdefault(materialization.partition, word)
+        if materialization.partition and (snapshot or tags.get(STATUS_TAG) == EXPIRED):
+            newest.setdefault(materialization.partition, claim_of(asset, materialization))
     return known, newest
 
 

@@ -8,15 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backup_pipeline.runner import Runner
 from backup_pipeline.runner import capture as capturing
 from backup_pipeline.runner.planned import ONE_DAY
-from backup_pipeline_tests.test_cli import COMMAND, TODAY, Shell
+from backup_pipeline_tests.clock import set_clock
+from backup_pipeline_tests.test_cli import COMMAND, Shell, today
 
 PLAN = """\
 start: {start}
@@ -58,7 +59,7 @@ def test_a_set_is_backed_up_listed_and_restored(shell: Shell) -> None:
     assert cut["whole"]
     assert "2 of 2" in shell.good("snapshots", "--set", "champion").out
     said = shell.good("restore", "--set", "champion", "--to", "back").out
-    assert f"set champion of {TODAY}" in said
+    assert f"set champion of {today()}" in said
     assert (shell.root / "back/vision/b/state").read_text() == "vision/b"
     store = ("--store", "stores/local", "--encryption", "none")
     bare = shell.good("restore", "--set", "champion", "--to", "bare", *store, "--json").json
@@ -107,17 +108,16 @@ def test_a_set_that_lacks_a_member_is_not_restored_and_not_fresh(shell: Shell) -
 def test_missing_names_the_days_without_a_whole_cut_and_what_they_lack(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Runner, "today", lambda self: TODAY - ONE_DAY)
-    monkeypatch.setattr(Runner, "is_closed", lambda self, day: day < TODAY - ONE_DAY)
-    shell.write_plan(PLAN.replace("HOOKS", ""), start=str(TODAY - ONE_DAY))
+    first = date(2026, 11, 2)
+    set_clock(monkeypatch, first)
+    shell.write_plan(PLAN.replace("HOOKS", ""), start=str(first))
     shell.good("backup", "--set", "champion")
-    monkeypatch.undo()
-    monkeypatch.chdir(shell.root)
+    set_clock(monkeypatch, first + ONE_DAY)
     shutil.rmtree(next((shell.root / "stores" / "local").rglob("log")).parent)
     ran = shell("missing", "--set", "champion", "--tier", "local", "--json")
     assert ran.code == 1
     (one,) = ran.json
-    assert one["day"] == str(TODAY - ONE_DAY)
+    assert one["day"] == str(first)
     assert one["lacks"] in (["vision/a"], ["vision/b"])
 
 

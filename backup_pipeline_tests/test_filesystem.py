@@ -15,7 +15,10 @@ import pyarrow.dataset as ds
 import pytest
 import yaml
 
+from backup_pipeline.engine.chunker import CHUNK_MOST_BYTES
+from backup_pipeline.engine.crypto import TAG_BYTES
 from backup_pipeline.engine.errors import DamageError, UsageError
+from backup_pipeline.engine.operations.frames import UNFOLDED_BYTES, FramePlan
 from backup_pipeline.filesystem import BackupFileSystem
 from backup_pipeline.plan import load_plan
 from backup_pipeline.runner import Runner
@@ -166,14 +169,13 @@ def test_few_bytes_of_a_large_file_are_read_for_few(scene: Scene, fs: BackupFile
         fetcher = content._snapshot.fetcher()
         inner = fetcher.contents
 
-        def contents(fetches: Any) -> Any:
-            wanted = list(fetches)
-            asked.extend(fetch.length for fetch in wanted)
-            return inner(wanted)
+        def contents(plan: FramePlan) -> Any:
+            asked.extend(fetch.length for fetch in plan.fetches(UNFOLDED_BYTES))
+            return inner(plan)
 
         fetcher.contents = contents  # type: ignore[method-assign]
         file.read(100)
-    assert 0 < sum(asked) <= 1 << 20
+    assert 0 < sum(asked) <= CHUNK_MOST_BYTES + TAG_BYTES, "one chunk, sealed"
 
 
 def test_a_store_and_a_key_are_enough(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

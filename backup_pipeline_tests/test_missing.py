@@ -19,6 +19,7 @@ from backup_pipeline.plan import load_plan, sourcekinds
 from backup_pipeline.plan.cadence import cadence_days, due_day
 from backup_pipeline.plan.sourcekind import Option, SourceKind
 from backup_pipeline.runner import Runner
+from backup_pipeline.sources.base import UNREADABLE, VANISHED, Unreadable
 from backup_pipeline.sources.listing import Item, ListedSource
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -42,7 +43,8 @@ class Diary(ListedSource):
         return "the diary"
 
     def _text(self) -> bytes:
-        return f"as of {self._day or Path(self._options['clock']).read_text()}".encode()
+        said = self._options.get("said", "")
+        return f"{said}as of {self._day or Path(self._options['clock']).read_text()}".encode()
 
     def items(self) -> Iterator[Item]:
         text = self._text()
@@ -67,7 +69,7 @@ def open_diary(
 @pytest.fixture(autouse=True)
 def diary(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kind of source that only these tests have."""
-    options = {"clock": Option(), "able": Option("flag"), "since": Option()}
+    options = {"clock": Option(), "able": Option("flag"), "since": Option(), "said": Option()}
     kind = SourceKind("diary", f"{__name__}:open_diary", options)
     monkeypatch.setitem(sourcekinds.BUILT_IN, "diary", kind)  # type: ignore[arg-type]
 
@@ -291,6 +293,68 @@ def test_a_tier_out_of_reach_is_said_and_the_others_are_filled(
         report = runner.backfill()
     assert {one.missed.tier for one in report.filled} == {"local", "offsite"}
     assert any("tier cloud cannot be asked" in notice for notice in report.notices)
+    assert [(one.dataset, one.tier) for one in report.unasked] == [("diary", "cloud")]
+
+
+@pytest.mark.parametrize(("state", "again"), [(VANISHED, 0), (UNREADABLE, 1)])
+def test_what_has_vanished_from_a_day_is_not_asked_for_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, state: str, again: int
+) -> None:
+    def broken(self: Diary, path: str) -> BinaryIO:
+        raise Unreadable(state, "it cannot be had")
+
+    def made() -> int:
+        with scene.runner() as runner:
+            return sum(one.day == SILENT for one in runner.snapshots(tier="local"))
+
+    span = {"since": SILENT, "until": SILENT}
+    with monkeypatch.context() as patch:
+        patch.setattr(Diary, "stream", broken)
+        for count in (1, 1 + again):
+            with scene.runner() as runner:
+                [left] = runner.backfill(**span).left
+            assert left.incomplete
+            assert made() == count
+    assert ("what it lacks is gone from" in left.reason) == (state == VANISHED)
+    # Where the state is another, there may be more.
+    scene.document["datasets"][0]["source"]["diary"]["said"] = "rewritten: "
+    with scene.runner() as runner:
+        assert len(runner.backfill(**span).filled) == 1
+    assert scene.content("local", SILENT) == f"rewritten: as of {SILENT}"
+
+
+def test_exit_codes_tell_days_that_are_wanted_back_from_tiers_that_cannot_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    today = datetime.now(UTC).date()
+    (tmp_path / "data").write_text("1")
+    plan = tmp_path / "backup.yaml"
+    plan.write_text(
+        f"start: {today - timedelta(days=6)}\nencryption: none\n"
+        f"stores: {{local: {tmp_path}/local, cloud: {tmp_path}/cloud}}\n"
+        "policies: {default: {tiers: [{name: local, every: day, kind: full, keep: {last: 1}},"
+        " {name: cloud, every: month, kind: full, keep: {last: 1}}]}}\n"
+        f"datasets: [{{asset: a, source: {tmp_path}/data}}]\n"
+    )
+    assert main(["backup", "--tier", "local", "--plan", str(plan)]) == 0
+    span = ["--tier", "local", "--until", str(today - timedelta(days=2)), "--plan", str(plan)]
+    capsys.readouterr()
+    assert main(["missing", "--json", *span]) == 0, "retention wants none of them back"
+    document = json.loads(capsys.readouterr().out)
+    assert document["missed"]
+    assert all(one["expendable"] for one in document["missed"])
+    assert main(["backfill", "--missing", *span]) == 0
+
+    def away(self: Runner, spec: Any, rules: Any) -> Any:
+        raise StoreUnavailable(f"tier {rules.name} does not answer")
+
+    monkeypatch.setattr(Runner, "_repository", away)
+    capsys.readouterr()
+    for verb in (["missing"], ["backfill", "--missing"], ["backfill", "--missing", "--dry-run"]):
+        assert main([*verb, "--json", *span]) == 3
+        [unasked] = json.loads(capsys.readouterr().out)["unasked"]
+        assert unasked["tier"] == "local"
+        assert "does not answer" in unasked["reason"]
 
 
 def test_the_command_line_says_what_is_missing_and_fills_it(

@@ -764,3 +764,14 @@ def test_many_days_are_listed_near_the_one_that_was_asked_for() -> None:
     assert describe_days(days, day("11-10")).startswith("2026-11-06, 2026-11-07")
     assert describe_days(days).endswith("and 22 more")
     assert describe_days([]) == "none"
+
+
+@pytest.mark.parametrize("solid", [True, False])
+def test_the_plan_says_whether_small_files_share_frames(scene: Scene, solid: bool) -> None:
+    scene.write("b.txt", "two")
+    runner = scene.runner(dataset={"solid": solid})
+    runner.backup(DATASET)
+    repository, snapshot = runner.find(DATASET, tier="local")
+    column = repository.manifest(snapshot).table.column("chunks").to_pylist()
+    frames = {(chunk["pack"], chunk["ordinal"]) for chunks in column for chunk in chunks or ()}
+    assert len(frames) == (1 if solid else 2)

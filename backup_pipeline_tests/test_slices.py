@@ -16,6 +16,7 @@ from backup_pipeline.plan import load_plan
 from backup_pipeline.plan.dayform import day_problem, fill_day
 from backup_pipeline.runner import Runner
 from backup_pipeline.s3_server import S3Server
+from backup_pipeline_tests.clock import set_clock
 
 DAY = date(2026, 3, 5)
 Write = Callable[[date, str, bytes], None]
@@ -192,25 +193,25 @@ def test_a_slice_that_is_gone_from_the_lake_stays_as_it_was_backed_up(
 
 
 def test_the_command_line_takes_rewritten_slices_along(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    yesterday = datetime.now(UTC).date() - timedelta(days=2)
+    set_clock(monkeypatch, date(2026, 11, 4))
+    earlier, rewritten, newest = (date(2026, 11, day) for day in (1, 2, 3))
     folder = tmp_path / "lake"
-    for age in range(3):
-        day = yesterday - timedelta(days=age - 1)
+    for day in (earlier, rewritten, newest):
         (folder / f"{day}").mkdir(parents=True)
         (folder / f"{day}" / "a").write_bytes(b"1")
     plan = tmp_path / "backup.yaml"
     plan.write_text(
-        f"start: {yesterday - timedelta(days=1)}\nencryption: none\n"
+        f"start: {earlier}\nencryption: none\n"
         f"stores: {{local: {tmp_path / 'store'}}}\n"
         f"datasets: [{{asset: a, source: '{folder}/{{day}}', holds: slice}}]\n"
     )
-    assert main(["backup", "a", "--day", str(yesterday), "--plan", str(plan)]) == 0
-    (folder / str(yesterday) / "a").write_bytes(b"written again")
+    assert main(["backup", "a", "--day", str(rewritten), "--plan", str(plan)]) == 0
+    (folder / str(rewritten) / "a").write_bytes(b"written again")
     capsys.readouterr()
     assert main(["backup", "a", "--json", "--plan", str(plan)]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert [one["snapshot"]["day"] for one in said["rewritten"]] == [str(yesterday)]
+    assert [one["snapshot"]["day"] for one in said["rewritten"]] == [str(rewritten)]
     assert main(["backup", "a", "--json", "--plan", str(plan)]) == 0
     assert "rewritten" not in json.loads(capsys.readouterr().out)

@@ -11,9 +11,10 @@ import click
 from backup_pipeline.cli.call import Call
 from backup_pipeline.cli.options import TIER, day_or_none, verb
 from backup_pipeline.cli.sets import SET, missing_cuts, refuse_both
+from backup_pipeline.engine.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from backup_pipeline.runner.missing import BackfillReport, Missed
+    from backup_pipeline.runner.missing import BackfillReport, Missed, Unasked
 
 __all__ = ["backfill", "missing"]
 
@@ -47,7 +48,7 @@ def missing(
     """Say which days were missed, and where each could still come from.
 
     A missed day is over, its run was due, and the tier has no good snapshot of it, or, of a set, no
-    whole cut. Exit code 1 where any was missed.
+    whole cut. Exit code 1 where any was missed that is wanted back, 3 where a tier cannot be asked.
     """
     refuse_both(call, set_name, since=since, until=until)
     with call.runner() as runner:
@@ -56,8 +57,9 @@ def missing(
         found = runner.missing(
             call.dataset, tier, since=day_or_none(since), until=day_or_none(until)
         )
-        call.answer([one.to_json() for one in found], lambda: _show_missed(found))
-    return 1 if found else 0
+        unasked = list(runner.unasked)
+        _answer_missed(call, found, unasked)
+    return _exit_code(any(not one.expendable for one in found), unasked)
 
 
 @verb(bare=False, content=True)
@@ -79,7 +81,7 @@ def backfill(
 
     First what can be had exactly, from the first tier on; then what can only be had late, where
     the policy accepts that. Interrupted, it goes on where it ended when it is run again. Exit code
-    1 where days stay missing.
+    1 where days stay missing that are wanted back, 3 where a tier cannot be asked.
     """
     if not (missed or since or until):
         raise click.UsageError("which days? give --missing, or --since and --until")
@@ -87,8 +89,10 @@ def backfill(
     with call.runner() as runner:
         if dry_run:
             found = runner.missing(call.dataset, tier, since=first, until=last)
-            call.answer([one.to_json() for one in found], lambda: _show_missed(found))
-            return 1 if any(one.way is None for one in found) else 0
+            unasked = list(runner.unasked)
+            _answer_missed(call, found, unasked)
+            lost = any(one.way is None and not one.expendable for one in found)
+            return _exit_code(lost, unasked)
         report = runner.backfill(
             call.dataset,
             tier,
@@ -99,7 +103,19 @@ def backfill(
         )
         runner.notices[:] = report.notices
         call.answer(report.to_json(), lambda: _show_report(report))
-    return 1 if report.left else 0
+    return _exit_code(any(not one.expendable for one in report.left), report.unasked)
+
+
+def _exit_code(missed: bool, unasked: Sequence[Unasked]) -> int:
+    return 1 if missed else StoreUnavailable.exit_code if unasked else 0
+
+
+def _answer_missed(call: Call, found: Sequence[Missed], unasked: Sequence[Unasked]) -> None:
+    document = {
+        "missed": [one.to_json() for one in found],
+        "unasked": [one.to_json() for one in unasked],
+    }
+    call.answer(document, lambda: _show_missed(found))
 
 
 def _show_missed(found: Sequence[Missed]) -> None:

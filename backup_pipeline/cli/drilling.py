@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backup_pipeline.cli.call import Call, explain
+from backup_pipeline.cli.each_tier import Failures, in_tier, require_some, wanted_tiers
 from backup_pipeline.cli.options import DAY, SNAPSHOT, TIER, day_or_none, verb
-from backup_pipeline.cli.restoring import SHOWN_LINES, wanted_tiers
-from backup_pipeline.engine.errors import BackupError, NotFound
+from backup_pipeline.cli.restoring import SHOWN_LINES
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.operations.drill import DrillReport
     from backup_pipeline.runner import Reader
 
 __all__ = ["drill"]
-
-Failures = list[tuple[str, str, BackupError]]
 
 
 @verb(bare=True, content=True, pandas=True)
@@ -52,7 +50,7 @@ def drill(
     failures: Failures = []
     with call.reader() as reader:
         for key, name in wanted_tiers(call, reader, tier, selected=snapshot is not None):
-            try:
+            with in_tier(key, name, failures, named=tier is not None or snapshot is not None):
                 for which, share in _chosen(reader, key, name, day, snapshot, sample):
                     found = reader.drill(
                         key, name, snapshot=which, sample=share, tests=not no_tests
@@ -61,17 +59,7 @@ def drill(
                     for text in reader.notices:
                         call.notice(text)
                     reader.notices.clear()
-            except NotFound:
-                # A tier that has nothing yet is no failure, unless it was asked for by name.
-                if tier is not None or snapshot is not None:
-                    raise
-            except BackupError as error:
-                failures.append((key, name or "", error))
-        if not reports and not failures:
-            raise NotFound(
-                "there is nothing to drill" + (f" of {day.date()}" if day else ""),
-                "list what there is with `backup-pipeline snapshots`",
-            )
+        require_some("drill", [*reports, *failures], day)
         call.answer(_document(reports, failures), lambda: _show(reports, failures))
     if not all(report.ok for report in reports):
         return 1

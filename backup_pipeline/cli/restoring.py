@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backup_pipeline.cli.call import Call, explain
+from backup_pipeline.cli.each_tier import Failures, in_tier, require_some, wanted_tiers
 from backup_pipeline.cli.loading import Loading
 from backup_pipeline.cli.options import AT, DAY, INCLUDE, SNAPSHOT, TIER, day_or_none, verb
 from backup_pipeline.cli.sets import SET, refuse_both, restore_set
-from backup_pipeline.engine.errors import BackupError, NotFound
+from backup_pipeline.engine.errors import BackupError
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.operations.restore import RestoreReport
     from backup_pipeline.engine.operations.verify import VerifyReport
-    from backup_pipeline.runner import Reader
 
-__all__ = ["SHOWN_LINES", "restore", "verify", "wanted_tiers"]
+__all__ = ["SHOWN_LINES", "restore", "verify"]
 
 SHOWN_LINES = 20
 
@@ -205,10 +205,10 @@ def verify(
 
     parse_share(read_data)
     reports: list[VerifyReport] = []
-    failures: list[tuple[str, str, BackupError]] = []
+    failures: Failures = []
     with call.reader() as reader:
         for key, name in wanted_tiers(call, reader, tier, selected=snapshot is not None):
-            try:
+            with in_tier(key, name, failures, named=tier is not None or snapshot is not None):
                 reports.append(
                     reader.verify(
                         key,
@@ -218,30 +218,11 @@ def verify(
                         read_data=read_data,
                     )
                 )
-            except NotFound:
-                # A tier that has nothing yet is no failure, unless it was asked for by name.
-                if tier is not None or snapshot is not None:
-                    raise
-            except BackupError as error:
-                failures.append((key, name or "", error))
-        if not reports and not failures:
-            raise NotFound(
-                "there is nothing to verify" + (f" of {day.date()}" if day else ""),
-                "list what there is with `backup-pipeline snapshots`",
-            )
+        require_some("verify", [*reports, *failures], day)
         call.answer(_document(reports, failures), lambda: _show_verify(reports, failures))
     if not all(report.ok for report in reports):
         return 1
     return max((error.exit_code for _, _, error in failures), default=0)
-
-
-def wanted_tiers(
-    call: Call, reader: Reader, tier: str | None, *, selected: bool
-) -> list[tuple[str, str | None]]:
-    """Pairs of dataset and tier to look at; None for the tier where a snapshot's id tells it."""
-    if selected:
-        return [(call.wanted(reader), tier)]
-    return [(place.dataset, place.tier) for place in reader.all_places(call.dataset, tier)]
 
 
 def _document(

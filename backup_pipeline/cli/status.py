@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from backup_pipeline.posture.alerts import Delivery
     from backup_pipeline.posture.conditions import Condition
     from backup_pipeline.posture.coverage import Coverage
-    from backup_pipeline.posture.model import Posture, TierPosture
+    from backup_pipeline.posture.model import Posture
+    from backup_pipeline.posture.tier import TierPosture
 
 __all__ = ["status"]
 
@@ -72,8 +73,9 @@ def status(
     """Say how every dataset stands in every tier.
 
     Exit code 1 where a tier, or the newest whole cut of a set, is older than its RPO, or could not
-    be asked, or where a snapshot is suspicious and nobody cleared it; 3 where a receiver of
-    alerts could not be told.
+    be asked, where a snapshot is suspicious and nobody cleared it, or where others know of
+    snapshots that a tier's own log has never heard of; 3 where a receiver of alerts could not be
+    told.
     """
     import os
 

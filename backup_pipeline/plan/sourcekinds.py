@@ -229,7 +229,7 @@ BUILT_IN: Mapping[str, SourceKind] = {
         SourceKind(  # its places come from Dagster's event log
             "asset",
             "backup_pipeline.sources.asset:open_asset",
-            {"key": Option(), **{name: Option() for name in S3_OPTIONS}},
+            {"key": Option(), "definitions": Option(), **{name: Option() for name in S3_OPTIONS}},
             main="key",
             slices=True,
             excludes=True,

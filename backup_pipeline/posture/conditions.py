@@ -13,7 +13,8 @@ from backup_pipeline.posture.words import duration
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
-    from backup_pipeline.posture.model import Posture, Proof, TierPosture
+    from backup_pipeline.posture.model import Posture
+    from backup_pipeline.posture.tier import Proof, TierPosture
     from backup_pipeline.runner.setstanding import SetStatus
 
 __all__ = ["KINDS", "MISSED_DAYS", "Condition", "Kind", "at_risk", "conditions"]

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from backup_pipeline.posture.words import share
 
 if TYPE_CHECKING:
-    from backup_pipeline.posture.model import TierPosture
+    from backup_pipeline.posture.tier import TierPosture
 
 __all__ = ["HERE", "Copies", "Origin", "Rule", "judge_copies", "whereabouts"]
 

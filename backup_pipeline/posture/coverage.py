@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from backup_pipeline.posture.model import iso
+from backup_pipeline.posture.tier import iso
 
 __all__ = ["Coverage", "Unprotected", "cover"]
 

@@ -8,7 +8,8 @@ from zoneinfo import ZoneInfo
 
 from backup_pipeline.plan.cadence import local_day
 from backup_pipeline.posture.markup import Html, el, join
-from backup_pipeline.posture.model import Point, Posture, TierPosture
+from backup_pipeline.posture.model import Posture
+from backup_pipeline.posture.tier import Point, TierPosture
 
 __all__ = ["age_bar", "chart", "day_strip", "heat", "series", "sparkline"]
 

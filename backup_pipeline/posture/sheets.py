@@ -10,8 +10,9 @@ from backup_pipeline.engine.progress import human_bytes
 from backup_pipeline.plan.cadence import local_day
 from backup_pipeline.posture.conditions import at_risk
 from backup_pipeline.posture.markup import Html, el, join
-from backup_pipeline.posture.model import DatasetPosture, Posture, Proof, TierPosture
+from backup_pipeline.posture.model import DatasetPosture, Posture
 from backup_pipeline.posture.pictures import age_bar, day_strip
+from backup_pipeline.posture.tier import Proof, TierPosture
 from backup_pipeline.posture.words import duration, share
 
 if TYPE_CHECKING:

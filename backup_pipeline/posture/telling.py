@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from backup_pipeline.posture.conditions import MISSED_DAYS, Condition
-from backup_pipeline.posture.model import iso
+from backup_pipeline.posture.tier import iso
 
 __all__ = ["News", "Told", "message", "news"]
 

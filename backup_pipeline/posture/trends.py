@@ -7,8 +7,9 @@ from datetime import datetime
 
 from backup_pipeline.engine.progress import human_bytes, human_seconds
 from backup_pipeline.posture.markup import Html, el, join
-from backup_pipeline.posture.model import DatasetPosture, Point, Posture
+from backup_pipeline.posture.model import DatasetPosture, Posture
 from backup_pipeline.posture.pictures import chart, series, sparkline
+from backup_pipeline.posture.tier import Point
 from backup_pipeline.posture.words import share
 
 __all__ = ["charts", "daily", "trend_sheet"]

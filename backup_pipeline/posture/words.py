@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from backup_pipeline.engine.progress import human_seconds
 
 if TYPE_CHECKING:
-    from backup_pipeline.posture.model import Proof, TierPosture
+    from backup_pipeline.posture.tier import Proof, TierPosture
 
 __all__ = ["duration", "proof_day", "rpo_word", "rto_word", "share"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from datetime import date
 from typing import TYPE_CHECKING
 
 from backup_pipeline.runner.days import is_good
@@ -12,27 +11,27 @@ if TYPE_CHECKING:
     from backup_pipeline.engine.format.record import Snapshot
     from backup_pipeline.engine.operations.expected import CompletenessReport
     from backup_pipeline.engine.repository import Repository
-    from backup_pipeline.runner.planned import PlanReader
+    from backup_pipeline.plan import Completeness
 
 __all__ = ["complete"]
 
 
 def complete(
-    reader: PlanReader,
-    dataset: str,
-    tier: str | None,
-    day: date | None,
-    snapshot: str | None,
-    folders: list[str],
+    repository: Repository, found: Snapshot, rules: Completeness | None, folders: list[str]
 ) -> CompletenessReport:
-    """What ``PlanReader.complete`` says; ``folders`` may hold the modules that the plan names."""
-    repository, found = reader.find(dataset, tier=tier, day=day, snapshot=snapshot)
+    """Hold a snapshot's manifest against what a plan expects of it.
+
+    Args:
+        repository: Where the snapshot is.
+        found: The snapshot.
+        rules: What the plan expects; None where it says nothing.
+        folders: May hold the modules that the plan names.
+    """
     from backup_pipeline.engine.operations.expected import CompletenessReport, Expected, expect
 
     report = CompletenessReport(
         found.id, found.dataset, found.tier, found.day.isoformat(), found.status
     )
-    rules = reader.plan.dataset(dataset).completeness
     if rules is None:
         return report
     before = _before(repository, found)

@@ -15,12 +15,12 @@ from backup_pipeline.cost.prices import (
     monthly_cost,
     prices_of,
 )
-from backup_pipeline.cost.rebuild import Verdict, rebuild_or_restore, recomputed
 from backup_pipeline.engine.errors import NotFound
 from backup_pipeline.runner.days import is_good
 from backup_pipeline.runner.planned import PlanReader
 
 if TYPE_CHECKING:
+    from backup_pipeline.cost.rebuild import Verdict
     from backup_pipeline.cost.simulate import Measured, Running
     from backup_pipeline.engine.format.record import Snapshot
     from backup_pipeline.plan import Dataset
@@ -193,6 +193,8 @@ def _rebuild(
     good: Sequence[Snapshot],
 ) -> Verdict | None:
     """One dataset's verdict: all its tiers' backups against computing it again."""
+    from backup_pipeline.cost.rebuild import rebuild_or_restore, recomputed
+
     history = recomputed(durations_s)
     if history is None:
         return None

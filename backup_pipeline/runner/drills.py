@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backup_pipeline.engine.errors import BackupError, UsageError
+from backup_pipeline.engine.scratch import ScratchFolder
 from backup_pipeline.runner.days import is_good
 from backup_pipeline.runner.finding import Finder
 from backup_pipeline.runner.shares import parse_share
@@ -76,12 +76,11 @@ class Driller(Finder):
 
         declared = rules.tests if rules and tests else ()
         refusal, slices = self._unrecordable(repository), self._holds_slices(dataset)
-        scratch = Path(tempfile.mkdtemp(prefix="backup-drill-", dir=self._scratch()))
-        try:
+        with closing(ScratchFolder(self._scratch())) as scratch:
             report = drill(
                 repository,
                 found,
-                scratch,
+                scratch.path,
                 sample=share,
                 # Drills that leave no record would take the same part over and over.
                 start=None if refusal is None else secrets.randbelow(RING),
@@ -91,8 +90,6 @@ class Driller(Finder):
                 room=self._require_room,
                 report=self._report,
             )
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
         if rules is not None and rules.sample:
             report.covers_in_s = drills_to_cover(rules.sample) * rules.interval.total_seconds()
         try:

@@ -7,7 +7,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from backup_pipeline.engine.format.record import from_iso
-from backup_pipeline.posture.model import Proof
+from backup_pipeline.posture.tier import Proof
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.repository import Repository

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from backup_pipeline.engine.errors import BackupError, DamageError, DayUnavailable, StoreError
 from backup_pipeline.plan.retention import worth
+from backup_pipeline.runner.daybackup import DayBackup
 from backup_pipeline.runner.days import best_by_day, is_good
-from backup_pipeline.runner.planned import ONE_DAY, PlanReader
+from backup_pipeline.runner.planned import ONE_DAY
 from backup_pipeline.runner.standing import missed_days
+from backup_pipeline.sources.base import VANISHED
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.format.record import Snapshot
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from backup_pipeline.runner.setbackup import SetResult
     from backup_pipeline.sources.base import Source
 
-__all__ = ["BackfillReport", "Backfiller", "Filled", "Missed", "by_run"]
+__all__ = ["BackfillReport", "Backfiller", "Filled", "Missed", "Unasked", "by_run"]
 
 Way = Literal["copy", "source", "nearest", "late"]
 
@@ -36,6 +38,7 @@ class Missed:
         tier: The tier that lacks the day.
         day: The day.
         incomplete: Whether there is a snapshot of it that lacks entries.
+        expendable: Whether retention would let go of it at once, so that it is not wanted back.
         way: How it can be had: ``copy`` from another tier, from the ``source`` as of that day,
             the ``nearest`` day in its place, or the source's present state, ``late``; None where
             it cannot.
@@ -48,6 +51,7 @@ class Missed:
     tier: str
     day: date
     incomplete: bool = False
+    expendable: bool = False
     way: Way | None = None
     late: bool = False
     origin: str = ""
@@ -60,6 +64,7 @@ class Missed:
             "tier": self.tier,
             "day": self.day.isoformat(),
             "incomplete": self.incomplete,
+            "expendable": self.expendable,
             "way": self.way,
             "late": self.late,
             "origin": self.origin,
@@ -88,6 +93,25 @@ class Filled:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Unasked:
+    """A tier that could not be asked what it holds, so that nobody knows what it lacks.
+
+    Attributes:
+        dataset: The dataset's key.
+        tier: The tier.
+        reason: Why not.
+    """
+
+    dataset: str
+    tier: str
+    reason: str
+
+    def to_json(self) -> dict[str, str]:
+        """Fields by name."""
+        return {"dataset": self.dataset, "tier": self.tier, "reason": self.reason}
+
+
 @dataclass
 class BackfillReport:
     """What became of the missed days.
@@ -95,11 +119,13 @@ class BackfillReport:
     Attributes:
         filled: Those that have their snapshot now, in the order in which they were filled.
         left: Those that could not be filled; each says why.
+        unasked: Tiers of which nobody knows what they lack.
         notices: What the user should know beside it.
     """
 
     filled: list[Filled] = field(default_factory=list[Filled])
     left: list[Missed] = field(default_factory=list[Missed])
+    unasked: list[Unasked] = field(default_factory=list[Unasked])
     notices: list[str] = field(default_factory=list[str])
 
     def to_json(self) -> dict[str, Any]:
@@ -107,6 +133,7 @@ class BackfillReport:
         return {
             "filled": [one.to_json() for one in self.filled],
             "left": [one.to_json() for one in self.left],
+            "unasked": [one.to_json() for one in self.unasked],
             "notices": list(self.notices),
         }
 
@@ -119,20 +146,14 @@ class _Held:
     expired: Set[date] = frozenset()
 
 
-class Backfiller(PlanReader):
-    """Finds and fills the days that were missed."""
+class Backfiller(DayBackup):
+    """Finds and fills the days that were missed.
 
-    @abstractmethod
-    def backup(
-        self,
-        dataset: str,
-        tier: str | None = None,
-        *,
-        day: date | None = None,
-        kind: str | None = None,
-        force: bool = False,
-    ) -> Result:
-        """Make sure that a tier has its snapshot of a day."""
+    Attributes:
+        unasked: Tiers that could not be asked when missed days were last looked for.
+    """
+
+    unasked: Sequence[Unasked] = ()
 
     @abstractmethod
     def backup_set(
@@ -165,10 +186,12 @@ class Backfiller(PlanReader):
         self.notices.clear()
         keys = dict.fromkeys(place.dataset for place in self.all_places(dataset, tier))
         found: list[Missed] = []
+        unasked: list[Unasked] = []
         for key in keys:
             spec = self.plan.dataset(key)
-            finder = _Finder(self, spec, self._held(spec), self._clock())
+            finder = _Finder(self, spec, self._held(spec, unasked), self._clock())
             found += finder.missed(since or self.plan.start, until)
+        self.unasked = [one for one in unasked if tier in (None, one.tier)]
         return [one for one in found if tier in (None, one.tier)]
 
     def backfill(
@@ -202,6 +225,7 @@ class Backfiller(PlanReader):
         report = BackfillReport()
         missed = self.missing(dataset, tier, since=since, until=until)
         report.notices += self.notices
+        report.unasked += self.unasked
         for one in sorted(missed, key=lambda one: one.late):
             if one.way is None or (exact_only and one.late):
                 reason = one.reason or "it could only be had late"
@@ -240,14 +264,15 @@ class Backfiller(PlanReader):
         report.left.append(replace(one, incomplete=True, reason=reason))
         return reason
 
-    def _held(self, spec: Dataset) -> dict[str, _Held | None]:
-        """What each tier holds; None where it cannot be asked, which is a notice."""
+    def _held(self, spec: Dataset, unasked: list[Unasked]) -> dict[str, _Held | None]:
+        """What each tier holds; None where it cannot be asked, which is noted."""
         found: dict[str, _Held | None] = {}
         for rules in spec.tiers.values():
             try:
                 repository = self._repository(spec, rules)
             except (StoreError, DamageError) as error:
                 self._notice(f"tier {rules.name} cannot be asked: {error.message}")
+                unasked.append(Unasked(spec.key, rules.name, error.message))
                 found[rules.name] = None
                 continue
             found[rules.name] = _Held()
@@ -312,7 +337,8 @@ class _Finder:
         incomplete = any(one.day == day for one in self._snapshots(rules))
         blank = Missed(self.spec.key, rules.name, day, incomplete)
         if not kept:
-            return replace(blank, reason="retention would let go of it at once")
+            reason = "retention would let go of it at once"
+            return replace(blank, expendable=True, reason=reason)
         found = self._from_source(blank) if rules.reads_source else self._from_tier(blank)
         if found.way is not None:
             timing = "late" if found.late else "exact"
@@ -327,10 +353,16 @@ class _Finder:
         try:
             with closing(self.runner.source(self.spec.key, blank.day)) as source:
                 origin, reason = source.describe(), f"{source.describe()} knows no past states"
-                if self.spec.holds == "slice":
-                    return replace(blank, way="source", origin=self.spec.source.place)
-                if self._reaches(source, blank.day):
-                    return replace(blank, way="source", origin=origin)
+                sliced = self.spec.holds == "slice"
+                if sliced or source.supports_as_of:
+                    past = nullcontext(source) if sliced else closing(source.as_of(blank.day))
+                    with past as state:
+                        gone = self._gone(blank, state)
+                    if gone is not None:
+                        return replace(blank, reason=f"{gone} {origin}")
+                    return replace(
+                        blank, way="source", origin=self.spec.source.place if sliced else origin
+                    )
         except DayUnavailable as error:
             reason = error.message
         except BackupError as error:
@@ -341,11 +373,22 @@ class _Finder:
             return replace(blank, way="late", late=True, origin=origin)
         return replace(blank, reason=f"no other tier holds it, and {reason}")
 
-    def _reaches(self, source: Source, day: date) -> bool:
-        """Whether a source can go back; raises as ``as_of`` does where not so far."""
-        if source.supports_as_of:
-            source.as_of(day).close()
-        return source.supports_as_of
+    def _gone(self, blank: Missed, past: Source) -> str | None:
+        """Why reading a day again would give no more than its snapshot has; None where it may.
+
+        What could not be read may be readable by now. What had vanished from a state that is still
+        the same is gone for good.
+        """
+        made = [one for one in self._snapshots(self.spec.tier(blank.tier)) if one.day == blank.day]
+        if not made:
+            return None
+        last, vanished = made[-1], f"{VANISHED}: "
+        known = len(last.problems) == last.problem_count
+        if not known or not all(one["reason"].startswith(vanished) for one in last.problems):
+            return None
+        if past.fingerprint() != last.fingerprint:
+            return None
+        return f"{last.id[:12]} of that day is incomplete, and what it lacks is gone from"
 
     def _from_tier(self, blank: Missed) -> Missed:
         others = self._others(blank)

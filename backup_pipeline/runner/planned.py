@@ -74,6 +74,9 @@ def plan_secrets(plan: Plan, environ: Mapping[str, str], *, need_all: bool) -> l
     return found
 
 
+Writes = Mapping[str, Mapping[str, str]]
+
+
 class PlanReader(SetReader):
     """All that ``SetReader`` can do, over a plan's tiers, and what a writer needs of them.
 
@@ -82,8 +85,9 @@ class PlanReader(SetReader):
         clock: Tells the time (aware); the day of a backup follows from it.
         environ: Where references to environment variables are looked up.
         report: Is told how far a long verb has come.
-        places: Says where an asset was last written, by its key: by partition, or under ``""``;
-            by default the event log of the instance of DAGSTER_HOME is asked.
+        writes: Says how an asset was last written, by its key: by partition, or under ``""``, the
+            ``event`` and, where it is known, the ``place``; by default the event log of the
+            instance of DAGSTER_HOME is asked.
     """
 
     def __init__(
@@ -93,11 +97,11 @@ class PlanReader(SetReader):
         clock: Callable[[], datetime] = utc_now,
         environ: Mapping[str, str] = os.environ,
         report: Report | None = None,
-        places: Callable[[str], Mapping[str, str]] | None = None,
+        writes: Callable[[str], Writes] | None = None,
     ) -> None:
         self.plan = plan
-        self._places = places or self._ask_places
-        self._asked_places: dict[str, Mapping[str, str]] = {}
+        self._writes = writes or self._ask_writes
+        self._asked_writes: dict[str, Writes] = {}
         self._environ = environ
         self.explained: str | None = None  # why much may have changed in what is backed up
         self.upstream: Mapping[str, str] = {}  # the same, by dataset, from materializations
@@ -145,7 +149,7 @@ class PlanReader(SetReader):
         """The repository of a tier, to be kept as the plan says; None if it is not there."""
         found = self._stores.repository(rules.store, spec.key)
         if found is not None:
-            found.parity = rules.parity
+            found.parity, found.solid = rules.parity, spec.solid
         return found
 
     def probe(self, store: str) -> Probe:
@@ -265,16 +269,17 @@ class PlanReader(SetReader):
 
         options = spec.source.resolved(self._environ)
         if spec.source.kind == "asset":
-            options["places"] = self._places(options["key"])
+            options["writes"] = self._writes(options["key"])
+            options["modules"], options["environ"] = self._module_folders(), self._environ
         slice_day = day if spec.holds == "slice" else None
         return open_source(spec.source.kind, options, day=slice_day, zone=self.plan.zone)
 
-    def _ask_places(self, key: str) -> Mapping[str, str]:
+    def _ask_writes(self, key: str) -> Writes:
         from backup_pipeline.asking import ask_event_log
 
-        if key not in self._asked_places:
-            self._asked_places |= ask_event_log("places", [key], self._environ)
-        return self._asked_places[key]
+        if key not in self._asked_writes:
+            self._asked_writes |= ask_event_log("writes", [key], self._environ)
+        return self._asked_writes[key]
 
     def _bucket_options(self, dataset: str) -> dict[str, str]:
         """As the dataset's own source says, where that is on S3."""
@@ -341,9 +346,11 @@ class PlanReader(SetReader):
         Raises:
             NotFound: There is no such snapshot.
         """
+        repository, found = self.find(dataset, tier=tier, day=day, snapshot=snapshot)
         from backup_pipeline.runner.completing import complete
 
-        return complete(self, dataset, tier, day, snapshot, self._module_folders())
+        rules = self.plan.dataset(dataset).completeness
+        return complete(repository, found, rules, self._module_folders())
 
     def _holds_slices(self, dataset: str) -> bool:
         return self.plan.dataset(dataset).holds == "slice"

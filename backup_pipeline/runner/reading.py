@@ -119,33 +119,7 @@ class Reader(Driller):
         repository, found, notice = choose(
             self, dataset, tier=tier, day=day, at=at, snapshot=snapshot, changed=changed
         )
-        from backup_pipeline.engine.operations.restore import restore
-
-        globs, donors = tuple(include), self.donors(dataset, repository)
-        into = bucket_of(to, self._bucket_options(dataset))
-        if into is not None:
-            from backup_pipeline.engine.operations.restore_objects import restore_objects
-
-            report = restore_objects(
-                repository,
-                found,
-                into,
-                include=globs,
-                dry_run=dry_run,
-                donors=donors,
-                scratch=self._scratch(),
-                report=self._report,
-            )
-        else:
-            report = restore(
-                repository,
-                found,
-                Path(to),
-                include=globs,
-                dry_run=dry_run,
-                donors=donors,
-                report=self._report,
-            )
+        report = self._restored(repository, found, to, tuple(include), dry_run=dry_run)
         if dry_run:
             size_bytes = report.written_bytes - report.copied_bytes
             report.estimate = estimate(self, dataset, report.tier, size_bytes)
@@ -159,6 +133,42 @@ class Reader(Driller):
         for notice in self.notices:
             report.notice(notice)
         return report
+
+    def _restored(
+        self,
+        repository: Repository,
+        snapshot: Snapshot,
+        to: str | Path,
+        globs: tuple[str, ...],
+        *,
+        dry_run: bool,
+    ) -> RestoreReport:
+        donors = self.donors(snapshot.dataset, repository)
+        into = bucket_of(to, self._bucket_options(snapshot.dataset))
+        if into is None:
+            from backup_pipeline.engine.operations.restore import restore
+
+            return restore(
+                repository,
+                snapshot,
+                Path(to),
+                include=globs,
+                dry_run=dry_run,
+                donors=donors,
+                report=self._report,
+            )
+        from backup_pipeline.engine.operations.restore_objects import restore_objects
+
+        return restore_objects(
+            repository,
+            snapshot,
+            into,
+            include=globs,
+            dry_run=dry_run,
+            donors=donors,
+            scratch=self._scratch(),
+            report=self._report,
+        )
 
     def restore_in_place(
         self,

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from backup_pipeline.engine.errors import BackupError, Conflict, DayUnavailable
 from backup_pipeline.runner.cuts import Cut, best_cuts
+from backup_pipeline.runner.daybackup import DayBackup
 from backup_pipeline.runner.days import describe_days
 from backup_pipeline.runner.judging import said_of
-from backup_pipeline.runner.planned import PlanReader
 from backup_pipeline.runner.results import Result
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ class _Work:
     errors: dict[str, BackupError] = field(default_factory=dict[str, BackupError])
 
 
-class SetBackup(PlanReader):
-    """All that ``PlanReader`` can do, and backups of consistent sets."""
+class SetBackup(DayBackup):
+    """All that ``DayBackup`` can do, and backups of consistent sets."""
 
     # -- what the runner does for one dataset
 
@@ -119,18 +119,6 @@ class SetBackup(PlanReader):
 
     @abstractmethod
     def _is_rewritten(self, spec: Dataset, present: Snapshot) -> bool: ...
-
-    @abstractmethod
-    def backup(
-        self,
-        dataset: str,
-        tier: str | None = None,
-        *,
-        day: date | None = None,
-        kind: str | None = None,
-        force: bool = False,
-    ) -> Result:
-        """Make sure that a tier has its snapshot of a day."""
 
     # -- the verb
 

@@ -9,6 +9,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from backup_pipeline.sources.base import UNREADABLE, Unreadable
+from backup_pipeline.sources.files import FilesSource
 from backup_pipeline_tests.dagster_half.project import Project, backup_key, first_failure
 
 Make = Callable[..., Project]
@@ -57,6 +59,33 @@ def missed(project: Project, tier: str) -> set[str]:
 def test_the_ui_and_the_command_line_agree_on_what_was_missed(silent: Project) -> None:
     for tier in ("local", "cloud", "offsite"):
         assert missed(silent, tier) == not_materialized(silent, tier) != set()
+
+
+def test_they_differ_by_incomplete_days_and_those_not_due_and_until_a_sync(
+    project: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = project(tiers=TIERS, now="2026-10-24T10:00:00")
+    one.document["start"] = "2026-10-24"
+    assert one.back_up("local", "2026-10-24").success
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise Unreadable(UNREADABLE, "it cannot be read")
+
+    one.at("2026-10-25T10:00:00")
+    one.write("vision/a", "new.bin", b"new")
+    with monkeypatch.context() as patch:
+        patch.setattr(FilesSource, "read_whole", lambda *_, **__: None)
+        patch.setattr(FilesSource, "open", broken)
+        one.back_up("local", "2026-10-25")
+    one.at("2026-10-28T00:20:00")  # before the night's run
+    incomplete, ahead = {"2026-10-25"}, {"2026-10-27", "2026-10-28"}
+    assert missed(one, "local") == {"2026-10-25", "2026-10-26"}
+    assert not_materialized(one, "local") == (missed(one, "local") - incomplete) | ahead
+    with one.runner as runner:  # as the command line does, which tells Dagster nothing
+        runner.backup("vision/a", "local", day=date(2026, 10, 28))
+    assert "2026-10-28" in not_materialized(one, "local")
+    assert one.run_job("sync").success
+    assert "2026-10-28" not in not_materialized(one, "local")
 
 
 def test_the_job_fills_what_can_be_had_and_tells_each_partition(silent: Project) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import dagster as dg
@@ -19,6 +20,8 @@ from backup_pipeline_tests.dagster_half.live import LiveDagster, wait_for, with_
 SECONDS_TO_START = 15
 ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 SCHEDULED = ("vision/b", "vision/c")
+GAP = (4, 3, 2)
+"""How many days ago days were missed; yesterday is not over before half past midnight."""
 
 
 def write_plan(root: Path) -> tuple[Path, date, list[str]]:
@@ -34,7 +37,7 @@ def write_plan(root: Path) -> tuple[Path, date, list[str]]:
         folder = root / "datasets" / dataset
         folder.mkdir(parents=True)
         (folder / "picture.bin").write_bytes(random.Random(7).randbytes(100_000))
-    for age in range(1, 4):
+    for age in GAP:
         folder = root / "datasets" / "events" / str(today - timedelta(days=age))
         folder.mkdir(parents=True)
         (folder / "events.json").write_text(f'{{"age": {age}}}')
@@ -78,7 +81,11 @@ Live = tuple[LiveDagster, Path, date, list[str]]
 
 @pytest.fixture
 def live(tmp_path: Path, dagster_home: Path) -> Iterator[Live]:
-    """Dagster's servers over that plan."""
+    """Dagster's servers over that plan, on a day that is not over before the test is."""
+    now = datetime.now(UTC)
+    left = datetime.combine(now + timedelta(days=1), time(), UTC) - now
+    if left < timedelta(minutes=5):
+        sleep(left.total_seconds() + 1)
     plan, today, schedules = write_plan(tmp_path)
     definitions = Path(__file__).parent / "live_defs.py"
     with LiveDagster(dagster_home, definitions, {"BACKUP_TEST_PLAN": str(plan)}) as dagster:
@@ -96,7 +103,7 @@ def test_a_day_with_a_real_daemon_and_web_server(live: Live) -> None:
 def run_through(dagster: LiveDagster, plan: Path, today: date, schedules: list[str]) -> None:
     """What the day brings."""
     events = ["backup", "local", "lake", "events"]
-    gap = [str(today - timedelta(days=age)) for age in (3, 2, 1)]
+    gap = [str(today - timedelta(days=age)) for age in GAP]
 
     backfill = dagster.launch_backfill(events, gap)
     sensed = wait_for(

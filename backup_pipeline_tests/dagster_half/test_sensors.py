@@ -11,8 +11,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from backup_pipeline.change_sensor import ChangeWatch
 from backup_pipeline.resources import Wiring
-from backup_pipeline.sensors import Fingerprints, Watch
+from backup_pipeline.watching import Fingerprints, Subject
 from backup_pipeline_tests.dagster_half.project import SUNDAY_THE_FIRST, Project, backup_key
 
 Make = Callable[..., Project]
@@ -148,7 +149,7 @@ def many(one: Project, count: int) -> list[str]:
     return keys
 
 
-def watch(one: Project, fingerprint: Callable[[str], str], budget_s: float) -> Watch:
+def watch(one: Project, fingerprint: Callable[[Subject], str], budget_s: float) -> ChangeWatch:
     """A tick with a fingerprint and a budget of our choice, all else as it is."""
     from backup_pipeline.jobs import group_by_tier
     from backup_pipeline.plan import load_plan
@@ -157,7 +158,7 @@ def watch(one: Project, fingerprint: Callable[[str], str], budget_s: float) -> W
     plan = load_plan(one.document)
     wiring = Wiring(plan, "backup", one.clock)
     jobs = group_by_tier(lay_out(plan, name="backup"), wiring)
-    return Watch(wiring, jobs, one.instance, fingerprint, budget_s=budget_s)
+    return ChangeWatch(wiring, jobs, one.instance, fingerprint, budget_s=budget_s)
 
 
 def test_a_tick_keeps_its_budget_and_the_next_one_goes_on_where_it_ended(project: Make) -> None:
@@ -165,10 +166,10 @@ def test_a_tick_keeps_its_budget_and_the_next_one_goes_on_where_it_ended(project
     keys = many(one, 5)
     seen: list[str] = []
 
-    def slow(dataset: str) -> str:
-        seen.append(dataset)
+    def slow(subject: Subject) -> str:
+        seen.append(subject.name)
         threading.Event().wait(0.06)
-        return dataset
+        return subject.name
 
     cursor = None
     for _ in range(4):
@@ -182,7 +183,7 @@ def test_a_tick_keeps_its_budget_and_the_next_one_goes_on_where_it_ended(project
 def test_a_tick_that_looked_at_all_begins_elsewhere_the_next_time(project: Make) -> None:
     one = project(policy=ON_CHANGE)
     keys = many(one, 3)
-    answer = watch(one, lambda dataset: dataset, budget_s=10).tick(None)
+    answer = watch(one, lambda subject: subject.name, budget_s=10).tick(None)
     assert len(answer.run_requests or []) == 3
     assert json.loads(answer.cursor or "")["next"] == keys[1]
 
@@ -199,19 +200,19 @@ def test_a_fingerprint_that_hangs_is_left_alone_and_taken_when_it_is_there() -> 
     asked: list[str] = []
     ready = threading.Event()
 
-    def hang(dataset: str) -> str:
-        asked.append(dataset)
+    def hang() -> str:
+        asked.append("vision/a")
         ready.wait(10)
         return "f00d"
 
-    fingerprints = Fingerprints(hang, patience_s=0.02)
+    fingerprints = Fingerprints(patience_s=0.02)
     for _ in range(3):
         with pytest.raises(TimeoutError):
-            fingerprints.take("vision/a")
+            fingerprints.take("vision/a", hang)
     assert asked == ["vision/a"], "no second thread for the same dataset"
     ready.set()
     threading.Event().wait(0.1)
-    assert fingerprints.take("vision/a") == "f00d"
+    assert fingerprints.take("vision/a", hang) == "f00d"
 
 
 def test_only_datasets_with_on_change_in_a_first_tier_that_has_today_are_watched(

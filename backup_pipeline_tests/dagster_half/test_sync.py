@@ -14,6 +14,7 @@ from backup_pipeline_tests.dagster_half.project import (
     backup_key,
     first_failure,
 )
+from backup_pipeline_tests.dagster_half.test_overview import look
 
 Make = Callable[..., Project]
 
@@ -121,3 +122,33 @@ def test_an_incomplete_snapshot_is_reported_with_its_failed_check(project: Make)
     assert complete_evaluation(backup_key("local"), good).passed
     evaluation = complete_evaluation(backup_key("local"), bad)
     assert (evaluation.passed, evaluation.partition) == (False, SUNDAY_THE_FIRST)
+
+
+def test_a_store_that_was_set_back_is_found_out_by_the_event_log(project: Make) -> None:
+    """Genuine records of an earlier day, put in the place of all that came since."""
+    one = project(tiers=[{"name": "local", "kind": "full"}], start="2026-11-01")
+    store, aside = one.root / "stores/local", one.root / "aside"
+    days = ["2026-11-01", "2026-11-02", "2026-11-03"]
+    for day in days:
+        one.at(f"{day}T10:00:00")
+        one.back_up("local", day)
+        if day == days[0]:
+            shutil.copytree(store, aside)
+    assert look(one)[1].passed
+    shutil.rmtree(store)
+    aside.rename(store)
+    said, check = look(one)
+    assert not check.passed
+    assert [row["kind"] for row in said["conditions"]].count("failed") == 1
+    assert "set back: the event log tells of 2 snapshots" in str(check.description)
+    failed = one.run_job("sync")
+    assert "the event log tells of 2 snapshots" in first_failure(failed).description
+    assert one.said("local", days[1])["status"] == "complete", "nothing expired"
+    # The next backup begins behind what is left: that hides nothing.
+    one.at("2026-11-04T10:00:00")
+    assert one.back_up("local", "2026-11-04").success
+    assert "set back" in str(look(one)[1].description)
+    assert totals(one.run_job("sync", lost=True))["expired"] == 2
+    assert one.said("local", days[1])["status"] == "expired"
+    assert totals(one.run_job("sync"))["expired"] == 0
+    assert "set back" not in str(look(one)[1].description)

@@ -12,7 +12,7 @@ from backup_pipeline.engine.operations.verified import record_verification
 from backup_pipeline.engine.operations.verify import VerifyReport
 from backup_pipeline.engine.state import MOST_VERIFICATIONS
 from backup_pipeline.posture.conditions import conditions
-from backup_pipeline.posture.model import TierPosture
+from backup_pipeline.posture.tier import TierPosture
 from backup_pipeline.runner import Runner
 from backup_pipeline_tests.posture.scene import DATASET, Scene, moment
 

@@ -13,7 +13,8 @@ from backup_pipeline.plan.cadence import next_run_time
 from backup_pipeline.posture.conditions import MISSED_DAYS, at_risk, conditions
 from backup_pipeline.posture.copies import Origin, judge_copies, whereabouts
 from backup_pipeline.posture.coverage import cover
-from backup_pipeline.posture.model import DatasetPosture, LockFacts, Posture, Proof, TierPosture
+from backup_pipeline.posture.model import DatasetPosture, Posture
+from backup_pipeline.posture.tier import LockFacts, Proof, TierPosture
 
 HOUR = 3600.0
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

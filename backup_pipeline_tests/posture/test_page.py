@@ -14,15 +14,9 @@ import pytest
 
 from backup_pipeline.posture.coverage import cover
 from backup_pipeline.posture.markup import Html, el
-from backup_pipeline.posture.model import (
-    DatasetPosture,
-    LockFacts,
-    Point,
-    Posture,
-    Proof,
-    TierPosture,
-)
+from backup_pipeline.posture.model import DatasetPosture, Posture
 from backup_pipeline.posture.page import page
+from backup_pipeline.posture.tier import LockFacts, Point, Proof, TierPosture
 from backup_pipeline_tests.posture.test_judging import AWAY, HERE, NOW, judge_copies, tier
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -76,6 +77,7 @@ def test_what_expired_still_counts_as_having_been_good(tmp_path: Path) -> None:
         runner.expire(DATASET, "local", apply=True)
         (local, _) = runner.posture().tiers
     assert local.snapshots < 10
+    assert not local.flags
     assert not [day for day in local.missing_days if day < today.date() - timedelta(days=1)]
     assert len(local.trend) == 10
 
@@ -158,3 +160,41 @@ def test_a_bucket_that_locks_is_told_by_its_own_settings(
     (one,) = scene.runner().posture().datasets
     assert one.copies.figures == "3-2-1-0-?"
     assert "oldest records" in one.copies.rules[3].says
+
+
+def test_a_tier_that_was_set_back_is_told_on_by_its_copies(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    store, aside = tmp_path / "stores/local", tmp_path / "aside"
+    for day in (20, 21, 22):
+        scene.at(f"11-{day}T02:00").back_up()
+        (tmp_path / "data" / DATASET / f"{day}").write_text("new")
+        if day == 20:
+            shutil.copytree(store, aside)
+        scene.at(f"11-{day + 1}T01:00").back_up("cloud")
+    scene.at("11-23T01:30")
+    assert not any(one.flags for one in scene.runner().posture().tiers)
+    shutil.rmtree(store)
+    aside.rename(store)
+    posture = scene.runner().posture()
+    local, cloud = posture.tiers
+    assert not cloud.flags
+    [flag] = local.flags
+    assert flag.startswith("set back: tier cloud tells of 2 snapshots, the last of them read")
+    assert [one.kind for one in conditions(posture) if "set back" in one.says] == ["failed"]
+    # A repository that was made anew never knew what came before it: that is missing, not hidden.
+    shutil.rmtree(store)
+    scene.back_up()
+    assert not any(one.flags for one in scene.runner().posture().tiers)
+
+
+def test_a_tier_whose_log_lost_its_beginning_is_looked_at_all_the_same(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.back_up()
+    scene.at("11-21T01:00").back_up("cloud")
+    for copy in ("log", "twin"):
+        (first,) = (tmp_path / "stores/local").glob(f"repositories/*/{copy}/000000/00000000")
+        first.unlink()
+    local, cloud = scene.runner().posture().tiers
+    assert local.error is not None
+    assert not local.flags
+    assert cloud.error is None
