@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks import sensor_tick
 from benchmarks.edits import GROWING, Edits
 from benchmarks.floors import floors
 from benchmarks.measure import tree_files
@@ -97,3 +98,13 @@ def test_a_plot_is_well_formed_and_keeps_to_its_page(logarithmic: bool) -> None:
     for dot in dots:
         assert 0 < float(dot.attrib["cx"]) < width
         assert 0 < float(dot.attrib["cy"]) < height
+
+
+def test_one_tick_of_the_sensor_looks_at_many_datasets_and_asks_for_none_that_is_unchanged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["sensor_tick", "25", "3"])
+    assert sensor_tick.main() == 0
+    heading, _, *ticks = capsys.readouterr().out.splitlines()
+    assert heading == "25 datasets of 3 files"
+    assert [(line.split()[0], line.split()[2]) for line in ticks] == [("1", "25")]

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.floors import floors
 from benchmarks.growth import growth_section
-from benchmarks.results import RESULTS, load, median, middle_limits, rounds_in, spread
+from benchmarks.results import RESULTS, load, median, middle_limits, quiet, rounds_in, spread
 from benchmarks.sets import ROWS, SETS
 from benchmarks.tools import OURS
 
@@ -56,7 +56,7 @@ class _Table:
 
 def show_set(name: str, document: Mapping[str, Any]) -> str:
     """One set's table, as Markdown."""
-    samples, stored = document["samples"], document["stored"]
+    samples, stored = _samples(name, document), document["stored"]
     table = _Table(document)
     lowest = _floors(name, document)
     for row, title in ROWS.items():
@@ -97,6 +97,11 @@ def show_set(name: str, document: Mapping[str, Any]) -> str:
     return "\n".join(table.lines)
 
 
+def _samples(name: str, document: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
+    """Those that count: with a store on a server, the server is what else takes the machine."""
+    return quiet(document) if SETS[name].store == "folder" else document["samples"]
+
+
 def _floors(name: str, document: Mapping[str, Any]) -> dict[str, float]:
     stored = {row: sizes[OURS] for row, sizes in document["stored"].items() if OURS in sizes}
     if "first" not in stored:
@@ -117,7 +122,7 @@ def _about(name: str, document: Mapping[str, Any]) -> str:
     loads = [run["load_before"] for run in runs]
     shares = [
         sample["others_s"] / (sample["wall_s"] * runs[-1]["cores"])
-        for by_tool in document["samples"].values()
+        for by_tool in _samples(name, document).values()
         for found in by_tool.values()
         for sample in found
     ]

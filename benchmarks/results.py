@@ -18,12 +18,17 @@ __all__ = [
     "median",
     "merged",
     "middle_limits",
+    "quiet",
     "rounds_in",
     "save",
     "spread",
 ]
 
 RESULTS = Path(__file__).parent / "results"
+
+DISTURBED = 0.1
+"""Share of the machine that everything else may take while a tool runs."""
+ENOUGH_ROUNDS = 5
 
 
 class OtherVersions(Exception):
@@ -118,6 +123,18 @@ def merged(earlier: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[st
         "stored": stored,
         "runs": [*earlier["runs"], *new["runs"]],
     }
+
+
+def quiet(document: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
+    """The samples without those that other work disturbed, where enough of a tool's are left."""
+    cores = document["runs"][-1]["cores"]
+    found: dict[str, dict[str, list[Any]]] = {}
+    for row, by_tool in document["samples"].items():
+        for tool, samples in by_tool.items():
+            left = [one for one in samples if one["others_s"] <= DISTURBED * one["wall_s"] * cores]
+            enough = len(left) >= ENOUGH_ROUNDS
+            found.setdefault(row, {})[tool] = left if enough else list(samples)
+    return found
 
 
 def median(samples: Sequence[Mapping[str, float]], what: str) -> float:

@@ -94,6 +94,8 @@ class Ours:
         (place.home / "backup.yaml").write_text(
             "start: 2026-01-01\n"
             f"stores: {{local: '{url}'}}\n"
+            # All is looked at as always; only that every one of six files changed is no alarm.
+            "policies: {default: {tiers: [{name: local}], anomaly: {changed: 100%}}}\n"
             f"datasets: [{{asset: bench, source: '{place.source}'}}]\n"
         )
 
