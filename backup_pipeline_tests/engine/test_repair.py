@@ -336,7 +336,8 @@ def _some_days(scene: Scene) -> None:
 
 
 def _names_even_if_damaged(scene: Scene, tier: int, what: str) -> list[str]:
-    return [name for name in sorted(scene.stores[tier]._stored) if f"/{what}" in name]
+    # In the order they were written: their names are another's in each run.
+    return [name for name in scene.stores[tier]._stored if f"/{what}" in name]
 
 
 def _opens(scene: Scene, tier: int) -> bool:
@@ -369,9 +370,10 @@ def _repair_all_and_compare(scene: Scene, source: bool) -> None:
                 assert snapshot.id in lost_snapshots or report.left_count
                 continue
             assert snapshot.id not in lost_snapshots
-            assert {(path.decode(), snapshot.id) for path in after} == {
-                one for one in told if one[1] == snapshot.id
-            }
+            lost = {(path.decode(), snapshot.id) for path in after}
+            named = {one for one in told if one[1] == snapshot.id}
+            # What others have is no loss, but stays where a log cannot be written to.
+            assert lost == named or (repository.log.lost and report.left_count and lost > named)
             if not repository.log.lost and could.get(snapshot.id) is not None:
                 assert after <= could[snapshot.id], "someone had it"
         if report.ok:
